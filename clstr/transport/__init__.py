@@ -1,0 +1,88 @@
+"""How a command runs on a node: the protocol that every transport speaks.
+
+``connect(node)`` gives a connection; ``connection.channel()`` gives a channel, room for one command;
+``channel.run(command, sink)`` runs it and gives its outcome. A channel may be opened while other commands run
+on the connection, ahead of its use, which hides the round trips of opening it. One contract suite
+(``tests/transport/test_contract.py``) runs over every transport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+from clstr.model import Node, Outcome, Sink
+
+KILL_GRACE = 5.0
+"""Seconds between TERM and KILL for a job's process group (failure rule 7)."""
+
+LINGER = 5.0
+"""Seconds of silence, after a job's exit status, that end a job whose stdout a child keeps open."""
+
+MAX_COMMAND = 127 * 1024
+"""Bytes of one command line: Linux takes at most 128 KiB in one argument (MAX_ARG_STRLEN)."""
+
+
+class CannotConnect(Exception):
+    """The node could not be reached; the text says why, in one line that a person understands."""
+
+
+class NoChannel(Exception):
+    """No further channel can be opened on this connection now; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a channel runs: a shell line for the node's login shell, byte for byte.
+
+    ``environment`` is set for it, and it starts in ``directory`` (None: where the transport starts); failing
+    to enter that directory ends the command with exit status 1.
+    """
+
+    line: bytes
+    environment: tuple[tuple[str, str], ...] = ()
+    directory: bytes | None = None
+
+
+class Channel(Protocol):
+    """Room for one command on a connection. Used once."""
+
+    async def run(self, command: Command, sink: Sink) -> Outcome:
+        """Run the command to its end; the sink gets its bytes.
+
+        Gives Exited, Killed, Lost (the connection broke; a missing exit status is that too) or NotStarted.
+        Never raises for what a node does.
+        """
+
+    def kill(self) -> None:
+        """Terminate the command's whole process group: TERM, KILL_GRACE seconds, KILL. ``run`` then ends."""
+
+    def close(self) -> None:
+        """Drop the channel; a running command is terminated as by ``kill`` and ``run`` ends at once."""
+
+
+class Connection(Protocol):
+    """A way to one node, shared by its slots."""
+
+    lost: asyncio.Future[str]
+    """Resolved with the reason when the connection breaks; cancelled by ``close``."""
+
+    async def channel(self) -> Channel:
+        """A channel for a command that is to run now. Raises NoChannel or CannotConnect."""
+
+    def spare(self) -> asyncio.Task[Channel] | None:
+        """Begin to open a channel ahead of its use, or None where that would need a further connection."""
+
+    def close(self) -> None:
+        """Drop the connection without waiting for the other side; idempotent."""
+
+
+class Transport(Protocol):
+    """A kind of connection."""
+
+    async def connect(self, node: Node) -> Connection:
+        """Connect to the node. Raises CannotConnect."""
+
+    async def close(self) -> None:
+        """Release what the connections shared."""
