@@ -31,6 +31,7 @@ class Node:
     host: str = field(compare=False)
     user: str | None = field(default=None, compare=False)
     port: int | None = field(default=None, compare=False)
+    classes: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,8 @@ class Job:
     """One command line, with its id (1, 2, ... in input order) and where it was read (``jobs.txt:12``).
 
     ``budget`` is how often it may be requeued after charged attempts; ``None`` is without limit. A job with
-    a ``pin`` runs on that node only, and its failures say nothing about the node (``--on-each-node``).
+    a ``pin`` runs on that node only, and its failures say nothing about the node (``--on-each-node``). One with
+    a ``job_class`` runs on nodes of that class only.
     """
 
     id: int
@@ -54,6 +56,7 @@ class Job:
     origin: str = field(default="", compare=False)
     budget: int | None = field(default=None, compare=False)
     pin: Node | None = field(default=None, compare=False)
+    job_class: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +101,13 @@ class Stalled:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The connection broke under the job; nobody knows how far it came."""
+    """The connection broke under the job; nobody knows how far it came.
+
+    ``ours``: every connection broke at once, so this machine is presumed to be at fault (rule 2).
+    """
 
     why: str
+    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +234,20 @@ class Evicted:
 
 
 @dataclass(frozen=True, slots=True)
+class Pardoned:
+    """The job that the node was evicted for was itself at fault: the node works on."""
+
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Paroled:
+    """The evicted node may try a job again, because no other node is left that may."""
+
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
 class Retired:
     """The slot did its share (``--max-node-uses``), or its node left the list; nothing failed."""
 
@@ -241,7 +262,7 @@ class Finished:
     why: str = ""
 
 
-News: TypeAlias = Requeued | Done | Failed | Evicted | Retired | Finished
+News: TypeAlias = Requeued | Done | Failed | Evicted | Pardoned | Paroled | Retired | Finished
 Event: TypeAlias = Order | News
 
 
