@@ -1,0 +1,117 @@
+"""What a run leaves for the next one: ``--unfinished`` and ``--evicted``.
+
+Both are written at the end, to a temporary file that then takes the name: the name may be that of a file that this
+run has read (``-J jobs.txt --unfinished jobs.txt``), and a crash leaves the old one whole. So FILE is absent or a
+regular file; where it is a symbolic link, the file that it names is replaced. A file that was there keeps its mode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+from clstr.model import BadInput, Evicted, Fact, Failed, Job, News, Node, Pardoned, Paroled
+
+
+class Leftovers:
+    """An observer: remembers the nodes that were evicted and, with ``jobs``, the jobs that failed."""
+
+    def __init__(self, jobs: bool = True) -> None:
+        self._jobs = jobs
+        self.failed: list[Job] = []
+        self.evicted: dict[Node, str] = {}
+
+    def saw(self, when: float, event: Fact | News) -> None:
+        """Remember what the end must write."""
+        match event:
+            case Failed(job) if self._jobs:
+                self.failed.append(job)
+            case Evicted(node, why):
+                self.evicted[node] = why
+            case Pardoned(node) | Paroled(node):
+                self.evicted.pop(node, None)
+            case _:
+                pass
+
+
+def check_target(flag: str, path: str) -> None:
+    """Raise BadInput unless the file can be made or replaced at the end."""
+    target = os.path.realpath(path)
+    if os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode):
+        raise BadInput(f"{path}: not a regular file ({flag} replaces it: name one, or a file that is not there yet)")
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise BadInput(f"{path}: cannot be written ({flag} needs a directory that can be written)")
+
+
+@contextlib.contextmanager
+def _replacing(path: str) -> Iterator[BinaryIO]:
+    target = os.path.realpath(path)
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=f".{os.path.basename(target)[:100]}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        os.chmod(temporary, _mode_of(target))
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _mode_of(target: str) -> int:
+    """The mode of the file that is there, or of a new one."""
+    with contextlib.suppress(FileNotFoundError):
+        return stat.S_IMODE(os.stat(target).st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+class JobFile:
+    """Jobs in job-file form: a line each, or with ``null`` each with a NUL behind it."""
+
+    def __init__(self, file: BinaryIO, null: bool) -> None:
+        self._file = file
+        self._null = null
+
+    def write(self, jobs: Iterable[Job]) -> None:
+        """Add the jobs. Raises OSError."""
+        self._file.writelines(job.command + b"\0" if self._null else _line(job) for job in jobs)
+
+    def remark(self, text: str) -> None:
+        """Add a comment; there are none between NULs. Raises OSError."""
+        if not self._null:
+            self._file.write(f"# {' '.join(text.split())}\n".encode("utf-8", "backslashreplace"))
+
+
+@contextlib.contextmanager
+def unfinished(path: str, null: bool) -> Iterator[JobFile]:
+    """The file of the jobs that were not done; it takes its name when all is written. Raises OSError."""
+    with _replacing(path) as file:
+        yield JobFile(file, null)
+
+
+def _line(job: Job) -> bytes:
+    text = job.command.replace(b"\n", b"\n# ")
+    if job.pin is not None:
+        return b"# %s: %s\n" % (job.pin.text.encode("utf-8", "surrogateescape"), text)
+    if text != job.command or text.lstrip().startswith(b"#"):
+        # A line cannot hold it (it came by --job): a comment keeps it in sight, and nothing runs it by halves.
+        return b"# %s\n" % text
+    return text + (b"\r\n" if text.endswith(b"\r") else b"\n")  # who reads it drops one CR
+
+
+def write_evicted(path: str, evicted: dict[Node, str]) -> None:
+    """Write the nodes, those of one reason together behind it as a comment. Raises OSError."""
+    reasons: dict[str, list[Node]] = {}
+    for node, why in evicted.items():
+        reasons.setdefault(" ".join(why.split()), []).append(node)
+    with _replacing(path) as file:
+        for why, nodes in reasons.items():
+            file.write(f"# {why}\n".encode("utf-8", "backslashreplace"))
+            file.writelines(node.text.encode("utf-8", "surrogateescape") + b"\n" for node in nodes)
