@@ -10,9 +10,26 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from clstr.model import Node, Outcome, Sink
+from clstr.transport.patience import in_thread, within
+
+__all__ = [
+    "KILL_GRACE",
+    "LINGER",
+    "MAX_COMMAND",
+    "CannotConnect",
+    "Channel",
+    "Command",
+    "Connection",
+    "NoChannel",
+    "PushFailed",
+    "Transport",
+    "in_thread",
+    "within",
+]
 
 KILL_GRACE = 5.0
 """Seconds between TERM and KILL for a job's process group (failure rule 7)."""
@@ -30,6 +47,10 @@ class CannotConnect(Exception):
 
 class NoChannel(Exception):
     """No further channel can be opened on this connection now; the text says why."""
+
+
+class PushFailed(Exception):
+    """A file could not be copied to the node; the text says which and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +89,24 @@ class Connection(Protocol):
     lost: asyncio.Future[str]
     """Resolved with the reason when the connection breaks; cancelled by ``close``."""
 
+    lasting: bool
+    """Is there something kept open that can be lost? (A local process or a client per job has no such thing.)"""
+
+    async def answers(self) -> bool:
+        """Ask the other side for a sign of life; False when the connection is lost before it comes."""
+
     async def channel(self) -> Channel:
         """A channel for a command that is to run now. Raises NoChannel or CannotConnect."""
 
     def spare(self) -> asyncio.Task[Channel] | None:
         """Begin to open a channel ahead of its use, or None where that would need a further connection."""
+
+    async def push(self, local: Path, remote: str) -> None:
+        """Copy a file or a directory to the node, modes kept, as ``scp -rp`` does.
+
+        ``remote`` is relative to the login directory; where it is a directory, the copy goes into it under its own
+        name, and so does one with an empty ``remote``. Raises PushFailed.
+        """
 
     def close(self) -> None:
         """Drop the connection without waiting for the other side; idempotent."""

@@ -1,0 +1,329 @@
+"""The leash: the constant command that a session runs, and what the client says and hears on it.
+
+A session runs ``WRAPPER`` under the node's login shell and may be opened before there is a job for it. The
+client then writes ``arm(command)`` to the session's standard input and keeps that input open: the rest of it is
+the leash. When it ends while the session's first process lives, for whatever reason, a watcher on the node
+terminates the job's process group: TERM, KILL_GRACE seconds, KILL. ``Marker`` finds the word that the job begins.
+
+Rules:
+
+- The login shell runs the job itself, by ``eval``, so that functions and settings of its start-up files reach the
+  job and those files run once. POSIX shells eval in the main shell: ``exit``, ``exec`` and ``kill $$`` mean what
+  they mean to ``ssh HOST CMD``. So does fish. A csh cannot redirect its own input: it evals in a subshell.
+- Differences that remain: shells exec the last command of ``-c`` but not that of an eval, so a job whose last
+  command dies by a signal may end with the shell's 128+N where ``ssh`` would name the signal; a shell's own messages
+  name the eval or its line; fish fails a job that it cannot parse, where its ``-c`` may end with 0; tcsh ends a job
+  at its first error, where its ``-c`` goes on behind the next semicolon.
+- The watcher is nobody's child (a job that says ``wait`` must not wait for it), holds neither the job's stdout nor
+  its stderr, ignores what a job may send to its own group, and blocks in the shell's ``read``: it and the login
+  shell are the two processes that a job costs (a csh's subshell is the third).
+- A session's input that ends early, or whose first line is not ours because a start-up file has read it, runs
+  nothing. A start-up file that reads on to the end of its input never comes to the wrapper: whoever waits for the
+  job to begin has to limit the wait.
+- A job that ended by itself is left alone, background children included, as sshd leaves them. sshd closes the
+  input then too; the watcher tells the two apart by the session leader, which is dead by that time.
+
+One text for all login shells, after three differences:
+
+- in fish ``\\'`` does not end a single-quoted string, so that the others take fish's part for a string, and fish
+  takes theirs for one; no part may hold a single quote;
+- ``$?shell`` is 1 in csh, which then goes to its label, and ``0shell`` in POSIX shells, to which csh's part is a
+  string in double quotes in a command that they never run;
+- POSIX shells read their text line by line and have theirs at the end: a command behind the job's eval would show
+  under ``set -x`` and set off the job's DEBUG and ERR traps.
+
+What travels is lines, none empty because csh drops those: the magic word; the number of settings, a name and a
+value for each; ``~`` or ``-``, whether to enter the home directory first; the directory, ``.`` for none; the number of
+the job's lines, and for each 0, 1 where a newline comes before it, or 2 for nothing but a newline, and its text; and
+a full stop, without which nothing runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from clstr.transport import KILL_GRACE, Command
+
+_MAGIC = "clstr1"
+
+_BEGUN = ("clstr-begun-", "7d1c5b0f3a94e26d")
+"""The word from the node, in two halves: a device that only echoes its command line must not seem to say it."""
+
+MARKER = "".join(_BEGUN).encode() + b"\n"
+"""What the wrapper prints on stdout right before the job runs; what stands before it is the start-up files'."""
+
+# --- for /bin/sh on the node; $1 is the session leader and process group. No newline and no `!`, for csh. ---
+
+# Fractions of a second are an extension; a `sleep` without them waits longer, never shorter.
+_PAUSES = " ".join([".1", ".9", *["1"] * (int(KILL_GRACE) - 1)])
+
+# Whether the group has a live member besides this process. Without /proc nobody knows, and the grace is waited out.
+_OTHERS = (
+    'others() { test "$me" || return 0; '
+    "for stat in /proc/[0-9]*/stat; do "
+    "read -r line <$stat || continue; "
+    "set -- $1 ${line%% *} ${line##*) }; "  # leader, then pid, state, parent, group: proc(5)
+    "case $3 in [ZX]) continue;; esac; "
+    "test $5 = $1 || continue; test $2 = $me || return 0; "
+    "done; return 1; }; "
+)
+_TERMINATE = (
+    f"{_OTHERS}kill -TERM -$1 || kill -TERM $1; "
+    "read -r me line </proc/self/stat; "
+    f"for pause in {_PAUSES}; do sleep $pause || sleep 1; kill -0 $1 || others $1 || exit 0; done; "
+    "kill -KILL -$1 || kill -KILL $1"
+)
+
+# A job may signal its whole group as its first act: the watcher is born deaf to that, but for zsh, whose
+# background processes ignore nothing at first. So this stands before the watcher and in it.
+_DEAF = 'trap "" HUP INT QUIT PIPE ALRM TERM USR1 USR2'
+
+# Above 128 is not the end of input but bash's TMOUT, which hardened sites set and make readonly.
+_UNTIL_LET_GO = "while read -r clstr_l || test $? -gt 128; do :; done"
+
+_WATCH = f"( {_DEAF}; {{ {_DEAF}; {_UNTIL_LET_GO}; kill -0 $1 || exit 0; {_TERMINATE}; }} <&3 >/dev/null 2>&1 & ) 3<&0"
+
+# For a shell that cannot read the job unharmed: reads it, sets the watcher up and prints, again without an empty
+# line, `env` and the names, `job` and how each line comes, the values, the two about the directory, the lines.
+_FETCH = (
+    'LC_ALL=C; nl=$(printf "\\nx"); nl=${nl%x}; env=env; job=job; out=; '
+    'take() { IFS= read -r line || exit 1; }; keep() { take; out="$out$line$nl"; }; '
+    f'take; test "$line" = {_MAGIC} || exit 1; '
+    'take; n=$line; while test $n -gt 0; do take; env="$env $line"; keep; n=$((n - 1)); done; '
+    "keep; keep; "
+    'take; n=$line; while test $n -gt 0; do take; job="$job $line"; keep; n=$((n - 1)); done; '
+    'take; test "$line" = . || exit 1; '
+    f'{_WATCH}; printf %s "$env$nl$job$nl$out"'
+)
+
+
+def _in_double_quotes(script: str) -> str:
+    return '"' + re.sub(r'([\\"$`])', r"\\\1", script) + '"'
+
+
+def _in_backslashes(script: str) -> str:
+    return re.sub(r"([^A-Za-z0-9_])", r"\\\1", script)
+
+
+# --- the login shell's parts ------------------------------------------------------------------------------
+
+# LC_ALL=C because bash's `read` takes a newline after a cut multibyte character for a part of that character.
+# ksh93 lets `wait` wait for what its subshells put into the background, and its `read` does not tell TMOUT from the
+# end: there /bin/sh starts the watcher.
+_POSIX = f"""\
+until LC_ALL=C IFS= read -r clstr_l; do test $? -gt 128 || exit 1; done
+test "$clstr_l" = {_MAGIC} || exit 1
+read -r clstr_n || exit 1
+while test "$clstr_n" -gt 0; do
+read -r clstr_k && LC_ALL=C IFS= read -r clstr_l || exit 1
+export "$clstr_k=$clstr_l"
+clstr_n=$((clstr_n - 1))
+done
+read -r clstr_h && LC_ALL=C IFS= read -r clstr_d && read -r clstr_n || exit 1
+clstr_j=
+while test "$clstr_n" -gt 0; do
+read -r clstr_k && LC_ALL=C IFS= read -r clstr_l || exit 1
+test "$clstr_k" -lt 1 || clstr_j="$clstr_j
+"
+test "$clstr_k" -gt 1 || clstr_j="$clstr_j$clstr_l"
+clstr_n=$((clstr_n - 1))
+done
+read -r clstr_l && test "$clstr_l" = . || exit 1
+if test "${{KSH_VERSION-}}"; then /bin/sh -c {_in_double_quotes(_WATCH)} sh $$
+else ( {_DEAF}; {{ {_DEAF}; {_UNTIL_LET_GO}
+kill -0 $$ && exec /bin/sh -c {_in_double_quotes(_TERMINATE)} sh $$
+}} <&3 >/dev/null 2>&1 & ) 3<&0
+fi || exit 1
+exec </dev/null
+echo "{_BEGUN[0]}""{_BEGUN[1]}"
+test "$clstr_h" = - || cd || exit 1
+test "$clstr_d" = . || cd "$clstr_d" || exit 1
+eval "unset clstr_d clstr_h clstr_j clstr_k clstr_l clstr_n;$clstr_j" """
+
+
+def _in_lines(*commands: str) -> str:
+    return "$clstr_l:q".join(_in_backslashes(command) for command in commands)
+
+
+# A csh cannot read the job unharmed, and of its loops only a `foreach` in an eval works in a -c text. Inside
+# "`...`" it substitutes twice: ${clstr_d}clstr_s is $clstr_s by the second time. Its `exit` does not end a -c text,
+# but an `exec` does; the subshell comes there too, after an `exit` of the job. No bare double quote (see _TEXT).
+# In the csh that is no tcsh (NetBSD's, OpenBSD's, Debian's `csh`) an eval does not pipe a builtin's output.
+_NO_TCSH = 'echo "this csh is not a tcsh and would garble the job (try --no-leash)" >&2; exit 1'
+_CSH = f"""\
+if ( $?tcsh == 0 ) exec /bin/sh -c {_in_backslashes(_NO_TCSH)}
+set clstr_s = {_in_backslashes(_FETCH)}
+set clstr_d = \\$
+eval {_in_backslashes('set clstr_x = ( "`/bin/sh -c ${clstr_d}clstr_s:q sh $$`" )')}
+if ( $#clstr_x < 4 ) exec /bin/sh -c exit\\ 1
+set clstr_n = ( $clstr_x[1] )
+set clstr_k = ( $clstr_x[2] )
+repeat 2 shift clstr_x
+shift clstr_n
+shift clstr_k
+set clstr_s = {
+    _in_lines("foreach clstr_i ( $clstr_n )", "setenv $clstr_i $clstr_x[1]:q", "shift clstr_x", "end")
+}
+eval $clstr_s:q
+set clstr_h = $clstr_x[1]:q
+set clstr_d = $clstr_x[2]:q
+repeat 2 shift clstr_x
+set clstr_j =
+set clstr_s = {
+    _in_lines(
+        "foreach clstr_i ( $clstr_k )",
+        "if ( $clstr_i > 0 ) set clstr_j = $clstr_j:q$clstr_l:q",
+        "if ( $clstr_i < 2 ) set clstr_j = $clstr_j:q$clstr_x[1]:q",
+        "shift clstr_x",
+        "end",
+    )
+}
+eval $clstr_s:q
+echo {_BEGUN[0]}\\{_BEGUN[1]}
+if ( x$clstr_h:q != x- ) chdir
+if ( $status ) exec /bin/sh -c exit\\ 1
+if ( x$clstr_d:q != x. ) chdir $clstr_d:q
+if ( $status ) exec /bin/sh -c exit\\ 1
+set clstr_s = {
+    _in_backslashes("unset clstr_d clstr_h clstr_i clstr_j clstr_k clstr_l clstr_n clstr_s clstr_x")
+}
+( eval $clstr_s:q$clstr_l:q$clstr_j:q ) < /dev/null
+exec /bin/sh -c exit\\ $status
+"""
+
+# In one line and without single quotes (see _TEXT). fish's `read` drops what is not UTF-8.
+_FISH = "; ".join(
+    f"""\
+set -l clstr_x (/bin/sh -c {_in_double_quotes(_FETCH)} sh $fish_pid)
+test (count $clstr_x) -ge 4
+or exit 1
+set -l clstr_n (string split " " $clstr_x[1])
+set -l clstr_k (string split " " $clstr_x[2])
+set -e clstr_n[1]
+set -e clstr_k[1]
+set -e clstr_x[1 2]
+for clstr_i in $clstr_n
+set -gx $clstr_i $clstr_x[1]
+set -e clstr_x[1]
+end
+set -l clstr_h $clstr_x[1]
+set -l clstr_d $clstr_x[2]
+set -e clstr_x[1 2]
+set -l clstr_j ""
+for clstr_i in $clstr_k
+test $clstr_i -lt 1
+or set clstr_j $clstr_j\\n
+test $clstr_i -gt 1
+or set clstr_j $clstr_j$clstr_x[1]
+set -e clstr_x[1]
+end
+echo "{_BEGUN[0]}""{_BEGUN[1]}"
+test $clstr_h = -
+or cd
+or exit 1
+test $clstr_d = .
+or cd $clstr_d
+or exit 1
+set -e clstr_d clstr_h clstr_i clstr_k clstr_n clstr_x
+begin
+eval "set -e clstr_j"\\n$clstr_j
+end </dev/null
+exit $status
+""".splitlines()
+)
+
+# fish's part is a word to the others, what follows it a word to fish; csh's part is a word to POSIX shells.
+_TEXT = f"""\
+true '\\''; {_FISH}; '
+test $?shell = 1 && set clstr_l = "\\
+"
+test $?shell = 1 && goto clstr_csh
+test $?shell = 1 && : "
+clstr_csh:
+{_CSH}"
+{_POSIX}#'
+"""
+WRAPPER: bytes = _TEXT.encode()
+"""The command of every session, for whatever shell the login shell is."""
+
+
+# --- the client's side ------------------------------------------------------------------------------------
+
+
+def arm(command: Command) -> bytes:
+    """What the client writes to the session's standard input, which it then keeps open.
+
+    A directory that begins with ``~/`` is below the home directory. Raises ValueError for a name or value of
+    the environment or a directory that is empty or holds a newline or NUL, or for such a NUL in the job.
+    """
+    home, directory = _place(command.directory)
+    settings = [os.fsencode(word) for pair in command.environment for word in pair]
+    lines = [_MAGIC.encode(), b"%d" % len(command.environment), *settings, home, directory]
+    if any(not line or b"\n" in line for line in lines):
+        raise ValueError("empty, or with a newline: a setting or the directory of a job")
+    lines += [*_without_empty_lines(command.line), b".", b""]
+    said = b"\n".join(lines)
+    if b"\0" in said:
+        raise ValueError("a NUL in a job, its settings or its directory")
+    return said
+
+
+def _place(directory: bytes | None) -> tuple[bytes, bytes]:
+    """Whether to enter the home directory first, and the directory to enter then.
+
+    A relative one gets ``./`` before it: no CDPATH, and ``-`` is a name like any other.
+    """
+    if directory is None:
+        return b"-", b"."
+    if directory == b"~" or directory.startswith(b"~/"):
+        return b"~", b"./" + directory[2:]
+    return b"-", directory if directory.startswith(b"/") else b"./" + directory
+
+
+def _without_empty_lines(text: bytes) -> list[bytes]:
+    """The text as WRAPPER wants it: how many lines, and each as two that are not empty."""
+    said: list[bytes] = []
+    for number, line in enumerate(text.split(b"\n")):
+        if line:
+            said += [b"1" if number else b"0", line]
+        elif number:
+            said += [b"2", b"-"]
+    return [b"%d" % (len(said) // 2), *said]
+
+
+def bare(command: Command) -> bytes:
+    """The command without a leash, as ``ssh`` would send it; its environment cannot be set then.
+
+    The directory is written so that POSIX shells, csh and fish read it alike; ``exit`` and a failed ``cd`` do not
+    end what csh was given, but an ``exec`` does.
+    """
+    if command.directory is None:
+        return command.line
+    home, directory = _place(command.directory)
+    quoted = re.sub(rb"([^A-Za-z0-9_./\x80-\xff-])", rb"\\\1", directory)
+    if home == b"~":
+        quoted = b"~" + quoted[1:]
+    return b"ls -d %s/. >/dev/null || exec false\ncd %s || exit 1\n%s" % (quoted, quoted, command.line)
+
+
+class Marker:
+    """Looks for MARKER in a stream that comes in pieces, split anywhere."""
+
+    def __init__(self) -> None:
+        self._tail = b""  # what may be the marker's first bytes
+
+    def feed(self, data: bytes) -> tuple[bytes, bool, bytes]:
+        """The bytes that certainly stand before the marker, whether it was found, and what stands behind it.
+
+        To be asked no more once it was found.
+        """
+        before, found, after = (self._tail + data).partition(MARKER)
+        if found:
+            self._tail = b""
+            return before, True, after
+        held = next(
+            n for n in range(min(len(before), len(MARKER) - 1), -1, -1) if before.endswith(MARKER[:n])
+        )
+        self._tail = before[len(before) - held :]
+        return before[: len(before) - held], False, b""
