@@ -1,0 +1,45 @@
+"""Every example runs, on the practice cluster, with one command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from end_to_end.clstr_process import Process, put_in_path
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+NOBODY_IS_HERE = not subprocess.run(["users"], capture_output=True, text=True, check=True).stdout.strip()
+
+PRINTS = {
+    "one_liners.sh": ["Hello again.", "Hello, world.", "What do you want?", "done at the second try"],
+    "generated_jobs.sh": [*(f"I am job {n}" for n in range(1, 11)), "lines", "several"],
+    "inventory.sh": ["6 ", "6 "],
+    "watch_a_long_run.sh": [*map(str, range(1, 13)), *(["<'Job' 'sleep 0."] * 3)],
+    "idle_nodes.sh": [f"simulation {n} ran on an idle machine" for n in (1, 2, 3)],
+}
+"""What each prints, sorted, or a part of each line of it."""
+
+
+def test_every_example_is_run_here() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.sh")} == set(PRINTS)
+
+
+@pytest.mark.parametrize("name", PRINTS)
+def test_the_example_runs_on_the_practice_cluster(name: str, tmp_path: Path) -> None:
+    if name == "idle_nodes.sh" and not NOBODY_IS_HERE:
+        pytest.skip("somebody is logged in here, so no machine is idle")
+    environment = put_in_path(tmp_path)  # behind the interpreter's own directory, where a clstr may be as well
+    command = [sys.executable, EXAMPLES / "practice_cluster.py", "--", EXAMPLES / name]
+    example = Process(command, tmp_path, env=environment)
+    result = example.result()
+    example.stop()
+    assert result.status == 0, result.stderr
+    lines = sorted(line.strip() for line in result.lines)
+    expected = sorted(PRINTS[name])
+    assert len(lines) == len(expected)
+    for line in lines:
+        assert any(part in line for part in expected), line
+    if name == "watch_a_long_run.sh":
+        assert "12 of 12 jobs complete, 0 of 6 nodes running jobs." in result.stderr
