@@ -1,0 +1,103 @@
+"""What an SshConnection and its helpers do at moments that no real server can be made to meet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from clstr.transport import CannotConnect, ssh
+from clstr.transport.ssh_way import ProxyCommand
+from clstr.transport.words import LONGEST, last_line
+
+
+class Link:
+    """An SSH connection whose sessions are opened and never heard of."""
+
+    def __init__(self) -> None:
+        self.sessions: list[Any] = []
+
+    def is_closed(self) -> bool:
+        return False
+
+    async def create_session(self, factory: Callable[[], Any], *_: object, **__: object) -> None:
+        self.sessions.append(factory())
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    abort = close
+
+
+class Client:
+    on_lost = None
+
+
+class Dials:
+    """Dials once; the next dial waits to be told, and fails."""
+
+    def __init__(self) -> None:
+        self.link: Link | None = None
+        self.further = asyncio.Event()
+        self.fail = asyncio.Event()
+
+    async def __call__(self) -> tuple[Any, Any]:
+        if self.link is None:
+            self.link = Link()
+            return self.link, Client()
+        self.further.set()
+        await self.fail.wait()
+        raise CannotConnect("no further one")
+
+
+def test_a_session_that_ends_while_a_further_connection_fails_is_taken() -> None:
+    async def scenario() -> None:
+        dials = Dials()
+        connection = ssh.SshConnection(dials, True)
+        await connection.open_link()
+        channels = [await connection.channel() for _ in range(ssh.SESSIONS)]
+        waiting = asyncio.create_task(connection.channel())
+        await dials.further.wait()
+        for channel in channels:
+            channel.close()
+        await connection.channel()  # it clears the event that said so
+        dials.fail.set()
+        async with asyncio.timeout(10):
+            await waiting
+        connection.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_proxy_command_that_cannot_be_killed_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ProxyCommand, "_send", lambda *_: None)  # as if it were root's
+
+    async def scenario() -> None:
+        proxy = ProxyCommand("sleep 10")
+        try:
+            await proxy.end()
+            assert proxy.ended
+            assert proxy._process.poll() is None, "its end was waited for"
+        finally:
+            proxy.sock.close()
+            proxy._process.kill()
+            proxy._process.wait()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (b"", ""),
+        (b" \n\n", ""),
+        (b"first\r\n last \t word\r\n\n", "last word"),
+        (b"\xff", "\ufffd"),
+        ("x" * LONGEST, "x" * LONGEST),
+        ("x" * (LONGEST + 1), "x" * (LONGEST - 3) + "..."),
+    ],
+)
+def test_of_what_another_says_a_message_holds_one_line(said: bytes | str, line: str) -> None:
+    assert last_line(said) == line
