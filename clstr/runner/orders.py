@@ -1,0 +1,476 @@
+"""Carries out the scheduler's orders, and tells it the facts.
+
+One loop in one sentence: a fact goes into the scheduler, what comes out is queued, orders are begun and news
+told, and what they lead to comes back as a fact. Orders that take time are tasks: one for the read under
+way, one for each dial, one for each attempt. How an order is answered - a spare session, a time limit, a
+kill that needs a second blow - is known here only; the scheduler never hears of it.
+
+    Want -> _read      [quiet()] jobs(batch) | exhausted()
+    Dial -> _connect   connected(node) | unreachable(node)
+    Start -> _attempt  [started] ended(attempt, outcome), and then, if the connection is gone, lost(node), or
+                       unreachable(node) if it never ran a job
+    Kill -> kill       the attempt's ended
+    Close -> _close    nothing
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, assert_never
+
+from clstr.model import (
+    Attempt,
+    BadInput,
+    Close,
+    Connected,
+    ConnectionLost,
+    Dial,
+    Done,
+    Ended,
+    Event,
+    Evicted,
+    Exited,
+    Fact,
+    Failed,
+    Finished,
+    Job,
+    Kill,
+    Lost,
+    News,
+    Node,
+    NotStarted,
+    Observer,
+    Outcome,
+    Pardoned,
+    Paroled,
+    Requeued,
+    Retired,
+    Sink,
+    Slot,
+    Start,
+    Started,
+    Stopped,
+    Unreachable,
+    Want,
+)
+from clstr.runner.attempt import Conditions, Run
+from clstr.runner.outage import Outage
+from clstr.runner.prepare import Preparation
+from clstr.scheduler import Scheduler
+from clstr.transport import (
+    CannotConnect,
+    Command,
+    Connection,
+    NoChannel,
+    Transport,
+)
+
+T = TypeVar("T")
+
+PAUSE = 0.25
+"""Seconds without a line from the stream of jobs after which requeued jobs no longer stand behind it."""
+
+AGAIN = 5.0
+"""Seconds between dials of a node in an outage of ours."""
+
+
+class JobSource(Protocol):
+    """Where jobs come from."""
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to read ahead."""
+
+    def at_hand(self, count: int) -> list[Job]:
+        """Up to ``count`` jobs that are there already. Raises BadInput for what stands in the stream."""
+
+    async def next(self, count: int) -> list[Job]:
+        """1 to ``count`` jobs as soon as there is one, or none at the end. Raises BadInput."""
+
+    @property
+    def seen(self) -> tuple[int, bool]:
+        """How many jobs were read so far, ahead of their use too, and whether these are all."""
+
+    def close(self) -> None:
+        """Read no further."""
+
+
+@dataclass(eq=False)
+class _Line:
+    """A connected node: its connection, what runs there, and the sessions opened ahead."""
+
+    node: Node
+    connection: Connection
+    runs: dict[int, Run] = field(default_factory=dict)  # by slot number
+    spares: deque[asyncio.Task[Any]] = field(default_factory=deque)
+    proved: bool = False  # a job has begun on it
+    broken: str | None = None  # why it must be given up, once nothing runs there
+    ours: asyncio.Task[bool] | None = None  # whether its loss is this machine's fault
+
+
+class Runner:
+    """Runs one list of jobs to its end."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        source: JobSource,
+        transport_of: Callable[[Node], Transport],
+        sink_of: Callable[[Attempt], Sink],
+        conditions: Conditions,
+        preparation: Preparation,
+        observers: Iterable[Observer] = (),
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._scheduler = scheduler
+        self._source = source
+        self._transport_of = transport_of
+        self._sink_of = sink_of
+        self._conditions = conditions
+        self._preparation = preparation
+        self._observers = list(observers)
+        self._warn = warn
+        self._queue: deque[Event] = deque()
+        self._lines: dict[Node, _Line] = {}
+        self._dials: dict[Node, asyncio.Task[None]] = {}
+        self._began: dict[Attempt, float] = {}
+        self._connecting = asyncio.Semaphore(conditions.max_connecting)
+        self._outage = Outage(self._lasting, warn)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[Finished] = self._loop.create_future()
+        self._quiet_timer: asyncio.TimerHandle | None = None
+        self._given = 0  # the last job that the scheduler got
+        self.bad_input: BadInput | None = None
+        """What was found wrong in the stream of jobs, if anything."""
+        self.unheard: list[Job] = []
+        """Jobs that came when the run was over already."""
+
+    async def run(self, slots: Sequence[Slot]) -> Finished:
+        """Run until the scheduler says that it is over; the source is left open.
+
+        Raises what is a bug of clstr, and nothing else.
+        """
+        self._source.start(self._loop)
+        try:
+            self._take(self._scheduler.nodes(slots))
+            return await self._over
+        finally:
+            self._cancel_timer()
+            spares = [spare for line in self._lines.values() for spare in line.spares]
+            for task in self._tasks:
+                task.cancel()
+            for line in self._lines.values():
+                self._hang_up(line)
+            await asyncio.gather(*self._tasks, *spares, return_exceptions=True)
+
+    def list_nodes(self, joined: Sequence[Slot], left: Sequence[Slot]) -> None:
+        """Slots join and leave while the run goes on (``--follow``)."""
+        self._take(self._scheduler.nodes(joined, left))
+
+    def notice_the_end(self) -> None:
+        """Tell the scheduler when no more jobs come, also while no node is left for which it would want any."""
+        total, complete = self._source.seen
+        if complete and self._given == total:
+            self._take(self._scheduler.exhausted())
+
+    def drain(self, why: str) -> None:
+        """Start nothing new; what runs finishes."""
+        self._take(self._scheduler.drain(why))
+
+    def stop(self, why: str) -> None:
+        """Start nothing new and terminate what runs."""
+        self._take(self._scheduler.stop(why))
+
+    def fail(self, error: BaseException) -> None:
+        """End the run with what can only be a bug of clstr: better a failed run than one that waits for ever."""
+        if not self._over.done():
+            self._over.set_exception(error)
+
+    def running(self) -> list[tuple[Attempt, float]]:
+        """What runs now and since when (Unix seconds), longest first."""
+        return sorted(self._began.items(), key=lambda pair: pair[1])
+
+    # --- orders and news -----------------------------------------------------------------------------------
+
+    def _take(self, events: list[Event]) -> None:
+        """Carry out what followed from a fact; facts that come of it meanwhile queue up behind."""
+        idle = not self._queue
+        self._queue.extend(events)
+        while idle and self._queue:
+            # The event stays in the queue while it is carried out, so that a fact told meanwhile only adds.
+            try:
+                self._carry_out(self._queue[0])
+            finally:
+                self._queue.popleft()
+
+    def _carry_out(self, event: Event) -> None:
+        match event:
+            case Want(count):
+                self._read(count)
+            case Dial(node):
+                self._dials[node] = self._spawn(self._connect(node))
+            case Start(attempt):
+                self._start(attempt)
+            case Kill(attempt):
+                self._lines[attempt.slot.node].runs[attempt.slot.number].kill(Stopped())
+            case Close(node):
+                self._close(node)
+            case Finished():
+                self._tell(event)
+                if not self._over.done():
+                    self._over.set_result(event)
+            case Requeued() | Done() | Failed() | Evicted() | Pardoned() | Paroled() | Retired():
+                self._tell(event)
+            case _:
+                assert_never(event)
+
+    def _tell(self, event: Fact | News) -> None:
+        now = time.time()
+        for observer in tuple(self._observers):
+            try:
+                observer.saw(now, event)
+            except Exception as error:
+                # A view that fails is switched off, once, aloud; the run goes on.
+                self._observers.remove(observer)
+                self._warn(f"{type(observer).__name__} switched off: {error or type(error).__name__}")
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
+
+    # --- jobs come in --------------------------------------------------------------------------------------
+
+    def _read(self, count: int) -> None:
+        try:
+            batch = self._source.at_hand(count)
+        except BadInput as error:
+            self._refuse_stream(error)
+            return
+        if batch:
+            self._jobs(batch)
+        else:
+            self._quiet_timer = self._loop.call_later(PAUSE, self._say_quiet)
+            self._spawn(self._wait_for_jobs(count))
+
+    async def _wait_for_jobs(self, count: int) -> None:
+        try:
+            batch = await self._source.next(count)
+        except BadInput as error:
+            self._cancel_timer()
+            self._refuse_stream(error)
+            return
+        self._cancel_timer()
+        if batch:
+            self._jobs(batch)
+        else:
+            self._take(self._scheduler.exhausted())
+
+    def _jobs(self, batch: list[Job]) -> None:
+        self._given = batch[-1].id
+        if self._scheduler.finished is not None:
+            self.unheard = batch
+            return
+        self._take(self._scheduler.jobs(batch))
+        self.notice_the_end()
+
+    def _say_quiet(self) -> None:
+        self._take(self._scheduler.quiet())
+
+    def _cancel_timer(self) -> None:
+        if self._quiet_timer is not None:
+            self._quiet_timer.cancel()
+
+    def _refuse_stream(self, error: BadInput) -> None:
+        self.bad_input = error
+        self.drain(str(error))
+
+    # --- connections ---------------------------------------------------------------------------------------
+
+    async def _connect(self, node: Node) -> None:
+        try:
+            connection = await self._dial(node)
+            self._tell(Connected(node))
+            slots = await self._prepare(node, connection)
+        except (CannotConnect, BadInput) as error:
+            self._dials.pop(node, None)
+            self._tell(Unreachable(node, str(error)))
+            self._take(self._scheduler.unreachable(node, str(error)))
+            return
+        self._dials.pop(node, None)
+        line = self._lines[node] = _Line(node, connection)
+        connection.lost.add_done_callback(lambda lost: self._on_lost(line, lost))
+        self._take(self._scheduler.connected(node, slots))
+
+    async def _prepare(self, node: Node, connection: Connection) -> int:
+        try:
+            return await self._preparation.prepare(node, connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    async def _dial(self, node: Node) -> Connection:
+        while True:
+            patient = self._outage.going_on  # a dial begun in an outage may fail for it after its end
+            try:
+                async with self._connecting:
+                    connection = await self._transport_of(node).connect(node)
+            except CannotConnect:
+                if not patient and not self._outage.going_on:
+                    raise
+                await asyncio.sleep(AGAIN * random.uniform(0.5, 1.5))
+            else:
+                if connection.lasting:
+                    self._outage.connected()
+                return connection
+
+    def _on_lost(self, line: _Line, lost: asyncio.Future[str]) -> None:
+        if lost.cancelled() or self._over.done():
+            return
+        self._outage.heard_of(line.node)
+        if line.broken is None:
+            line.broken = lost.result()
+        if not line.runs:
+            self._spawn(self._give_up(line))
+
+    async def _is_ours(self, line: _Line) -> bool:
+        """Find out, once for all that ran there, whether this machine is at fault for the loss of the line."""
+        if line.ours is None:
+            line.ours = self._spawn(self._outage.is_ours(line.node))
+        return await asyncio.shield(line.ours)
+
+    async def _give_up(self, line: _Line) -> None:
+        """Report a broken connection, once everything that ran on it has ended."""
+        was_lost = _was_lost(line)
+        ours = was_lost and await self._is_ours(line)
+        if line.broken is None or line.runs or self._lines.get(line.node) is not line:
+            return
+        del self._lines[line.node]
+        self._hang_up(line)
+        if line.proved or was_lost:
+            self._tell(ConnectionLost(line.node, line.broken))
+            self._take(self._scheduler.lost(line.node, line.broken, ours))
+        else:
+            self._tell(Unreachable(line.node, line.broken))
+            self._take(self._scheduler.unreachable(line.node, line.broken))
+
+    def _lasting(self) -> dict[Node, Connection]:
+        """The connections that may tell whether this machine still reaches anything."""
+        lines = (line for line in self._lines.values() if line.broken is None and line.connection.lasting)
+        return {line.node: line.connection for line in lines}
+
+    def _close(self, node: Node) -> None:
+        dial = self._dials.pop(node, None)
+        if dial is not None:
+            dial.cancel()
+        line = self._lines.pop(node, None)
+        if line is not None:
+            self._hang_up(line)
+
+    def _hang_up(self, line: _Line) -> None:
+        for spare in line.spares:
+            spare.cancel()
+        line.spares.clear()
+        line.connection.close()
+
+    # --- attempts ------------------------------------------------------------------------------------------
+
+    def _start(self, attempt: Attempt) -> None:
+        run = Run(attempt, self._sink_of(attempt), self._conditions, self._begun)
+        self._lines[attempt.slot.node].runs[attempt.slot.number] = run
+        self._spawn(self._attempt(run))
+
+    async def _attempt(self, run: Run) -> None:
+        attempt = run.attempt
+        line = self._lines[attempt.slot.node]
+        # A task that is cancelled before its first step never takes it, and nobody would hear of the attempt's end.
+        run.task = asyncio.current_task()
+        outcome: Outcome
+        try:
+            outcome = run.verdict or await self._run_on_a_channel(run, line)
+            run.over()
+            if run.verdict is None and isinstance(outcome, (Lost, NotStarted)):
+                outcome = await self._break(line, outcome)
+        except asyncio.CancelledError:
+            if run.verdict is None:
+                raise
+        outcome = run.verdict or outcome
+        if isinstance(outcome, Exited):
+            self._outage.survived()
+        del line.runs[attempt.slot.number]
+        self._began.pop(attempt, None)
+        self._tell(Ended(attempt, outcome))
+        self._take(self._scheduler.ended(attempt, outcome))
+        await self._give_up(line)
+
+    async def _break(self, line: _Line, outcome: Lost | NotStarted) -> Lost | NotStarted:
+        """The line is no good any more; of a job that was lost with it, find out whose fault that is."""
+        if line.broken is None:
+            line.broken = outcome.why
+        if isinstance(outcome, NotStarted):
+            return outcome
+        ours = _was_lost(line) and await self._is_ours(line)
+        if line.connection.lasting:
+            line.connection.close()  # the other jobs there are as good as lost; clients of their own are not
+        return Lost(outcome.why, ours)
+
+    async def _run_on_a_channel(self, run: Run, line: _Line) -> Outcome:
+        """Run the attempt in a session opened ahead, or in a new one when that turns out to be dead."""
+        command = self._command(run.attempt)
+        while line.spares:
+            run.channel, spare = None, line.spares.popleft()
+            try:
+                run.channel = await spare
+            except NoChannel:
+                continue
+            outcome = await run.channel.run(command, run)
+            if not isinstance(outcome, NotStarted) or run.verdict is not None:
+                return outcome
+        run.channel = None
+        try:
+            run.channel = await line.connection.channel()
+        except (NoChannel, CannotConnect) as error:
+            return NotStarted(str(error))
+        return await run.channel.run(command, run)
+
+    def _command(self, attempt: Attempt) -> Command:
+        environment = (
+            ("CLSTR_NODE", attempt.slot.node.text),
+            ("CLSTR_SLOT", str(attempt.slot.number)),
+            ("CLSTR_JOB", str(attempt.job.id)),
+            ("CLSTR_ATTEMPT", str(attempt.number)),
+        )
+        return Command(attempt.job.command, environment, self._conditions.directory)
+
+    def _begun(self, run: Run) -> None:
+        line = self._lines[run.attempt.slot.node]
+        line.proved = True
+        self._began[run.attempt] = time.time()
+        self._tell(Started(run.attempt))
+        self._take(self._scheduler.started(run.attempt))
+        self._open_ahead(line)
+
+    def _open_ahead(self, line: _Line) -> None:
+        """Have the next session of a slot ready when its job ends."""
+        worth_it = self._conditions.ahead and line.broken is None and self._scheduler.more_to_come
+        if worth_it and len(line.spares) < len(line.runs):
+            spare = line.connection.spare()
+            if spare is not None:
+                spare.add_done_callback(lambda done: done.cancelled() or done.exception())
+                line.spares.append(spare)
+
+
+def _was_lost(line: _Line) -> bool:
+    """Did the connection break, rather than that we closed it?"""
+    return line.connection.lost.done() and not line.connection.lost.cancelled()
