@@ -1,0 +1,199 @@
+"""The flags: their names, groups, help texts and the forms of their values."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from typing import Any, NoReturn
+
+from clstr import __version__
+from clstr.model import BadInput
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+EPILOG = """\
+NODE is [USER@]HOST[:PORT] [slots=N|auto] [class=NAME,...]; HOST is a name or an alias from ssh_config, an
+address, a node set such as rack[1-4]n[01-32], a @group of ClusterShell's, or ':' for this machine without SSH.
+DUR is a number of seconds, or a number with s, m, h or d behind it. '-' as a FILE is standard input.
+
+Exit status: 0 every job was done; 1 some job failed or never ran, or output could not be written; 2 wrong usage or
+input; 141 standard output was closed; 129, 130, 143 stopped by SIGHUP, SIGINT, SIGTERM. Signals: the first ^C
+terminates what runs and leaves, the second leaves at once; SIGUSR1 lists the running jobs; SIGUSR2 drains.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message} (see clstr --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All flags, in groups."""
+    parser = _Parser(
+        prog="clstr",
+        usage="clstr [-n NODE...] [-N FILE...] (-j CMD | -J FILE... | -E CMD) [options]",
+        description="Run a list of jobs on a pile of machines over SSH. A job that fails is put back in the queue "
+        "and its node gets no more work.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    _add_nodes(parser.add_argument_group("nodes"))
+    _add_jobs(parser.add_argument_group("jobs"))
+    _add_failure(parser.add_argument_group("what failure means"))
+    _add_output(parser.add_argument_group("output"))
+    _add_monitoring(parser.add_argument_group("monitoring"))
+    other = parser.add_argument_group("other")
+    other.add_argument("-h", "--help", action="help", help="show this text")
+    other.add_argument(
+        "-V", "--version", action="version", version=f"clstr {__version__}", help="show the version"
+    )
+    # -0 makes argparse take every -1 for a flag; here it is a bad number, and is told so.
+    parser._has_negative_number_optionals.clear()
+    return parser
+
+
+def _add_nodes(group: Any) -> None:
+    many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+    group.add_argument("-n", "--node", metavar="NODE", help="machines to run jobs on", **many)
+    group.add_argument("-N", "--node-file", metavar="FILE", help="files with a NODE a line", **many)
+    group.add_argument("--exclude", metavar="NODE", help="leave these nodes out", **many)
+    group.add_argument("--exclude-file", metavar="FILE", help="leave out the nodes in these files", **many)
+    group.add_argument(
+        "-m", "--max-nodes", "--fanout", metavar="N", type=_count, default=0,
+        help="use at most N slots at once (default 0: no limit)",
+    )  # fmt: skip
+    group.add_argument(
+        "-u", "--max-node-uses", metavar="N", type=_count, default=0,
+        help="retire a slot after N jobs (default 0: never)",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-connecting", metavar="N", type=_positive, default=64,
+        help="open at most N connections at a time (default 64)",
+    )  # fmt: skip
+    group.add_argument(
+        "--connect-timeout", metavar="DUR", type=_duration, default=None,
+        help="for name, TCP, key exchange and login together (default 10s, or ssh_config's ConnectTimeout); with "
+        "--ssh until the job begins",
+    )  # fmt: skip
+    group.add_argument("-F", "--ssh-config", metavar="FILE", help="instead of ~/.ssh/config and the system's")
+    group.add_argument("-l", "--user", metavar="USER", help="log in as USER where NODE names none")
+    group.add_argument(
+        "-i", "--identity", metavar="FILE", action="append", default=[], help="offer this key first (repeatable)"
+    )
+    group.add_argument(
+        "--host-key", choices=("strict", "accept-new", "off"), metavar="POLICY",
+        help="strict: unknown host keys are errors; accept-new: they are recorded; off: no check at all "
+        "(default: ssh_config's StrictHostKeyChecking, where 'ask' is strict)",
+    )  # fmt: skip
+    group.add_argument(
+        "--ssh", metavar="COMMAND",
+        help="run each job by this client, as COMMAND [-p PORT] [USER@]HOST JOB, or with {HOST} replaced where it "
+        "stands in COMMAND; it must pass standard input on and takes its SSH options from COMMAND",
+    )  # fmt: skip
+    group.add_argument(
+        "--no-leash", action="store_true",
+        help="send the bare command, as ssh does: for nodes without sh; jobs may then outlive a lost connection",
+    )  # fmt: skip
+    group.add_argument(
+        "--setup", metavar="CMD", action="append", default=[],
+        help="run CMD once on each node, before its first job; a failure evicts the node (repeatable, in order)",
+    )  # fmt: skip
+    group.add_argument(
+        "--setup-timeout", metavar="DUR", type=_duration, default=600.0,
+        help="for all pushes and setup commands of a node together (default 10m)",
+    )  # fmt: skip
+    group.add_argument(
+        "--push", metavar="LOCAL[:REMOTE]", action="append", default=[],
+        help="copy a file or directory to each node by SFTP, before --setup; a failure evicts it (repeatable)",
+    )  # fmt: skip
+    group.add_argument(
+        "--follow", action="store_true", help="read node files again when they change: new nodes join, others drain"
+    )
+    group.add_argument("--seed", metavar="N", type=int, help="take slots in the same random order every time")
+
+
+def _add_jobs(group: Any) -> None:
+    group.add_argument(
+        "-j", "--job", metavar="CMD", action="append", default=[], help="a job: a shell line (repeatable)"
+    )
+    group.add_argument(
+        "-J", "--job-file", metavar="FILE", nargs="+", action="extend", default=[],
+        help="files with a job a line, read as they come",
+    )  # fmt: skip
+    group.add_argument(
+        "-0", "--null", action="store_true", help="entries of job files end with NUL, so that a job may hold newlines"
+    )
+    group.add_argument("-E", "--on-each-node", metavar="CMD", help="run CMD once on every node listed")
+    group.add_argument("--class", metavar="NAME", dest="job_class", help="run these jobs on nodes of this class only")
+    group.add_argument("-C", "--chdir", metavar="DIR", help="run jobs in DIR on the node")
+
+
+def _add_failure(group: Any) -> None:
+    group.description = (
+        "A job fails when it exits nonzero, dies by a signal or overruns a limit: it goes back in the queue, "
+        "behind the jobs not tried, and its node is evicted."
+    )
+    group.add_argument(
+        "--retries", metavar="N", type=_count,
+        help="requeue a job at most N times, on other nodes; when its last try fails, the job was the broken part "
+        "and its nodes are pardoned (default: requeue without limit)",
+    )  # fmt: skip
+    group.add_argument(
+        "--node-failures", metavar="K", type=_positive, default=1,
+        help="evict a node after K failures without a success between them (default 1)",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-failed", metavar="N", type=_positive, default=0,
+        help="start nothing new once N jobs have failed for good",
+    )  # fmt: skip
+    group.add_argument("--timeout", metavar="DUR", type=_duration, help="terminate a job that runs for longer")
+    group.add_argument(
+        "--stall-timeout", metavar="DUR", type=_duration, help="terminate a job that prints nothing for so long"
+    )
+
+
+def _add_output(group: Any) -> None:
+    for flag, name in (("-o", "stdout"), ("-e", "stderr")):
+        group.add_argument(
+            flag, f"--{name}", metavar="FILE", nargs="?", const=os.devnull,
+            help=f"write the jobs' {name} to FILE; to /dev/null when FILE is left out",
+        )  # fmt: skip
+
+
+def _add_monitoring(group: Any) -> None:
+    group.add_argument("-s", "--status", action="store_true", help="show the state of the run on stderr")
+    group.add_argument("-A", "--active-nodes", metavar="FILE", help="keep a list of what runs where in FILE")
+    group.add_argument("--unfinished", metavar="FILE", help="write the jobs not done to FILE, ready for the next -J")
+    group.add_argument(
+        "--evicted", metavar="FILE", help="write the evicted nodes to FILE, ready for the next --exclude-file"
+    )
+    group.add_argument(
+        "-v", "--verbose", action="count", default=0, help="a line for each event; -vv: asyncssh's log too"
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number (write 0 or more)")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if (number := _count(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is too small (write 1 or more)")
+    return number
+
+
+def _duration(text: str) -> float:
+    """Seconds from ``90``, ``90s``, ``10m``, ``2h`` or ``1d``."""
+    digits, unit = (text[:-1], text[-1]) if text[-1:] in SECONDS else (text, "s")
+    with contextlib.suppress(ValueError):
+        seconds = float(digits) * SECONDS[unit]
+        if 0 < seconds < 1e9 and digits.replace(".", "", 1).isdigit():
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is not a duration (write 90, 90s, 10m, 2h or 1d)")

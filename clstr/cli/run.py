@@ -1,0 +1,276 @@
+"""A run from its plan to its exit status: the rooms are made, joined and, at the end, asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from clstr.cli.ending import Ending, listen
+from clstr.cli.plan import Plan
+from clstr.cli.transports import Transports
+from clstr.model import BadInput, End, Finished, Job, Observer, Tally
+from clstr.transport import in_thread
+
+if TYPE_CHECKING:
+    from clstr.inputs.follow import Followed
+    from clstr.inputs.jobs import JobStream, PinnedJobs
+    from clstr.inputs.nodes import Entry
+    from clstr.output.console import Console
+    from clstr.output.messages import Summary
+    from clstr.records.leftovers import JobFile, Leftovers
+    from clstr.runner import Runner
+    from clstr.scheduler import Limits, Scheduler
+
+UNBOUNDED = 1 << 30
+
+REST = 5.0
+"""Seconds in which the unread rest of a pipe must come to its end to be written to --unfinished."""
+
+
+async def run(plan: Plan) -> int:
+    """Carry the plan out; gives the exit status. Raises BadInput for what SSH finds wrong before it connects."""
+    from clstr.output.console import Console
+    from clstr.output.messages import NAMED_JOBS, Summary
+    from clstr.records.leftovers import Leftovers
+    from clstr.runner import Conditions, Preparation, Runner
+    from clstr.scheduler import Scheduler
+
+    flags, loop = plan.flags, asyncio.get_running_loop()
+    _raise_open_files()
+    transports = Transports(flags, plan.client)
+    await transports.prepare(plan.slots)
+    end = Ending()
+    console = end.console = Console(plan.files, loop, end.stdout_closed, end.output_failed)
+    scheduler = Scheduler(_limits(plan))
+    summary, leftovers = Summary(), Leftovers(jobs=flags.unfinished is not None)
+    with contextlib.ExitStack() as views:
+        observers, table = _observers(plan, console, scheduler, views)
+        runner = end.runner = Runner(
+            scheduler,
+            plan.source,
+            transports.of,
+            console.sink,
+            Conditions(
+                directory=None if flags.chdir is None else os.fsencode(flags.chdir),
+                timeout=flags.timeout,
+                stall_timeout=flags.stall_timeout,
+                max_connecting=flags.max_connecting,
+                ahead=flags.on_each_node is None,
+            ),
+            Preparation(
+                plan.steps, plan.listing, console.remark if flags.verbose else lambda text: None, console.message
+            ),
+            [summary, leftovers, *observers],
+            console.message,
+        )
+        listen(loop, runner, console, end)
+        loop.set_exception_handler(lambda _, context: _hear_of(context, runner, console))
+        if plan.followed is not None:
+            task = loop.create_task(_follow(plan, plan.followed, runner, console))
+            task.add_done_callback(lambda task: None if task.cancelled() else _fail(runner, task.exception()))
+            views.callback(task.cancel)
+        finished = await _run_to_the_end(runner, plan, console)
+    await transports.close()
+    if runner.bad_input is not None:
+        console.message(str(runner.bad_input))
+    done = _all_done(finished, scheduler, plan)
+    ahead: list[Job] = []  # read, and never handed out; the first of them may have to be named
+    with contextlib.suppress(BadInput):  # what stands behind them was told of, or nobody came that far
+        ahead = plan.source.at_hand(NAMED_JOBS)
+    for line in table(scheduler.tally()):
+        console.line(line)
+    if not end.is_quiet:
+        for line in _closing(finished, scheduler, summary, plan, ahead):
+            console.message(line)
+    not_done = [*leftovers.failed, *scheduler.unfinished(), *runner.unheard, *ahead]
+    written = await _write_leftovers(plan, not_done, leftovers, console)
+    plan.source.close()
+    await console.drain()
+    console.close()
+    return end.status(written and done, runner.bad_input is not None, bool(console.errors))
+
+
+def _fail(runner: Runner, error: BaseException | None) -> None:
+    """Something that nobody awaited has broken: the run ends, and says so."""
+    if error is not None:
+        runner.fail(error)
+
+
+def _hear_of(context: dict[str, Any], runner: Runner, console: Console) -> None:
+    """What asyncio has to say of an exception that nobody caught.
+
+    In a callback of ours it would leave somebody waiting for ever. One of a connection's own costs that connection,
+    whose loss is told in the ordinary way; so does a task's that nobody asked for its result any more.
+    """
+    error = context.get("exception")
+    frames = traceback.extract_tb(error.__traceback__) if error is not None else []
+    here = os.path.dirname(os.path.dirname(__file__))
+    parts = {os.path.relpath(frame.filename, here).split(os.sep)[0] for frame in frames}
+    if "handle" in context and parts & {"cli", "inputs", "output", "records", "runner", "scheduler"}:
+        _fail(runner, error)
+    else:
+        console.remark(f"{context.get('message', 'unexpected')}: {type(error).__name__}: {error}")
+
+
+async def _run_to_the_end(runner: Runner, plan: Plan, console: Console) -> Finished:
+    """What breaks in clstr itself is one line and an ending like any other; the traceback is for ``-vv``."""
+    try:
+        return await runner.run(plan.slots)
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        if plan.flags.verbose > 1:
+            for line in traceback.format_exception(error):
+                console.remark(line)
+        where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+        return Finished(End.STUCK, f"{type(error).__name__}: {error} ({where})")
+
+
+def _limits(plan: Plan) -> Limits:
+    from clstr.scheduler import Limits, Need
+
+    flags = plan.flags
+    pinned = flags.on_each_node is not None
+    # A dial is answered when its node is prepared, and setup may take long: then the runner alone counts connections.
+    prepares = bool(plan.steps.setup or plan.steps.pushes)
+    return Limits(
+        flags.max_nodes,
+        flags.max_node_uses,
+        UNBOUNDED if prepares else flags.max_connecting,
+        flags.node_failures,
+        flags.max_failed,
+        stream=Need(None if pinned else flags.job_class, pinned or flags.retries is not None),
+        follow=flags.follow,
+    )
+
+
+async def _follow(plan: Plan, followed: Followed[list[Entry]], runner: Runner, console: Console) -> None:
+    """Look for changes of the node files once a second."""
+    while True:
+        await asyncio.sleep(1)
+        runner.notice_the_end()
+        try:
+            entries = await in_thread(followed.changed)
+            if entries is None:
+                continue
+            joined, left = plan.listing.replace(entries)
+        except BadInput as error:
+            console.message(f"{error}; the nodes stay as they were")
+            continue
+        if plan.flags.verbose:
+            console.remark(f"node files have changed: {len(joined)} slots joined, {len(left)} left")
+        plan.order.shuffle(joined)
+        runner.list_nodes(joined, left)
+
+
+async def _write_leftovers(plan: Plan, jobs: list[Job], leftovers: Leftovers, console: Console) -> bool:
+    """Write --unfinished and --evicted; False, with a message, where that fails."""
+    from clstr.records.leftovers import unfinished, write_evicted
+
+    flags, written = plan.flags, True
+    try:
+        if flags.unfinished is not None:
+            with unfinished(flags.unfinished, flags.null) as file:
+                file.write(sorted(jobs, key=lambda job: job.id))
+                await _copy_rest(plan.source, file)
+    except OSError as error:
+        console.message(f"{flags.unfinished}: {error.strerror} (--unfinished was not written)")
+        written = False
+    try:
+        if flags.evicted is not None:
+            write_evicted(flags.evicted, leftovers.evicted)
+    except OSError as error:
+        console.message(f"{flags.evicted}: {error.strerror} (--evicted was not written)")
+        written = False
+    return written
+
+
+async def _copy_rest(source: JobStream | PinnedJobs, file: JobFile) -> None:
+    """What of the stream was not read, as far as it comes to an end."""
+    try:
+        async with asyncio.timeout(None if source.is_finite else REST):
+            while batch := await source.next(4096):
+                file.write(batch)
+                await asyncio.sleep(0)
+    except TimeoutError:
+        file.remark("the stream of jobs had not ended here: what came later is missing")
+    except BadInput as error:
+        file.remark(f"{error}; what stood behind it is missing")
+
+
+def _observers(
+    plan: Plan, console: Console, scheduler: Scheduler, views: contextlib.ExitStack
+) -> tuple[list[Observer], Callable[[Tally], list[str]]]:
+    """Who is told of the run, in order, and what makes the table at its end."""
+    from clstr.output.messages import Losses, Narrator
+    from clstr.records.active_nodes import ActiveNodes
+
+    flags = plan.flags
+    observers: list[Observer] = []
+    if flags.active_nodes is not None:
+        active = ActiveNodes(flags.active_nodes, console.message)
+        views.callback(active.close)
+        observers.append(active)
+    if flags.status:
+        from clstr.output.status import Status
+
+        status = Status(console, scheduler.tally, lambda: plan.source.seen, asyncio.get_running_loop())
+        views.callback(status.close)
+        observers.append(status)
+    observers.append(Losses(console.message, idle=bool(flags.verbose)))
+    if not flags.verbose:
+        return observers, lambda tally: []
+    if flags.verbose > 1:
+        _log_asyncssh(console)
+    narrator = Narrator(console.remark)
+    return [*observers, narrator], narrator.table
+
+
+def _all_done(finished: Finished, scheduler: Scheduler, plan: Plan) -> bool:
+    """Was every job done, those that nobody needed to read included?"""
+    tally = scheduler.tally()
+    total, complete = plan.source.seen
+    if finished.end is End.STUCK:
+        return False
+    return tally.done == tally.jobs and (finished.end is End.SETTLED or (complete and total == tally.jobs))
+
+
+def _closing(
+    finished: Finished, scheduler: Scheduler, summary: Summary, plan: Plan, ahead: list[Job]
+) -> list[str]:
+    from itertools import islice
+
+    from clstr.output.messages import NAMED_JOBS
+
+    total, complete = plan.source.seen
+    tally = replace(scheduler.tally(), jobs=total)  # those read ahead of their use are not done either
+    left = [*islice(scheduler.unfinished(), NAMED_JOBS), *ahead][:NAMED_JOBS]
+    unread = finished.end is not End.SETTLED and not complete
+    return summary.closing(finished, tally, left, total - tally.done - tally.failed, unread)
+
+
+def _raise_open_files() -> None:
+    """A connection is a descriptor: take as many as the system lets us have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # macOS reports a hard limit that it does not grant
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _log_asyncssh(console: Console) -> None:
+    """``-vv``: asyncssh's own log, line by line, through the console."""
+    import logging
+
+    class ToConsole(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            console.remark(f"asyncssh: {record.getMessage()}")
+
+    log = logging.getLogger("asyncssh")
+    log.setLevel(logging.INFO)
+    log.addHandler(ToConsole())
+    log.propagate = False

@@ -1,0 +1,113 @@
+"""Being stopped: what a signal does to the run, and what is left on the nodes, which is nothing."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cluster.sshd import Cluster, descendants, parents, until
+from end_to_end.clstr_process import CLSTR, Process, Result
+
+Run = Callable[..., Result]
+Start = Callable[..., Process]
+
+FAMILY = "sleep 601 & sleep 602 & echo up; wait"
+"""A job of several processes in one group."""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_the_first_signal_terminates_the_jobs_on_their_nodes(
+    start: Start, nodes: Cluster, number: signal.Signals, status: int
+) -> None:
+    run = start("-n", "n[1-2]", "-j", FAMILY, "-j", FAMILY, "-j", "echo never", cluster=nodes)
+    run.prints(b"up\n", 2)
+    run.send(number)
+    result = run.result()
+    assert not [line for line in nodes.jobs().values() if "sleep 60" in line]
+    assert (result.status, result.stdout) == (status, b"up\nup\n")
+    assert result.stderr == (
+        f"clstr: 3 of 3 jobs not done: stopped by {number.name}\n"
+        f"clstr: --job: {FAMILY}\nclstr: --job: {FAMILY}\nclstr: --job: echo never\n"
+    )
+
+
+def test_a_job_that_will_not_end_is_killed_and_the_run_leaves(start: Start, nodes: Cluster) -> None:
+    run = start("-n", "n1", "-j", "trap '' TERM INT HUP; echo up; while :; do sleep 1; done", cluster=nodes)
+    run.prints(b"up\n")
+    run.send(signal.SIGINT)
+    assert run.result().status == 130
+    until(lambda: not nodes.jobs(1), "the job is gone")
+
+
+def test_the_second_interrupt_leaves_at_once(start: Start, nodes: Cluster) -> None:
+    deaf = "trap '' TERM INT HUP; echo up; while :; do sleep 0.1; done"
+    run = start("-n", "n1", "-j", deaf, cluster=nodes)
+    run.prints(b"up\n")
+    run.send(signal.SIGINT)
+    until(lambda: signal.SIGINT not in pending(run.pid), "the first signal was taken")
+    run.send(signal.SIGINT)
+    result = run.result()
+    assert result.status == 130
+    assert "not done" not in result.stderr  # no closing words: it did not wait for the job's end
+    until(lambda: not nodes.jobs(1), "the leash has ended the job", 20)
+
+
+def pending(pid: int) -> set[int]:
+    """The signals that wait to be delivered to the process."""
+    with open(f"/proc/{pid}/status") as status:
+        mask = int(next(line.split()[1] for line in status if line.startswith("ShdPnd")), 16)
+    return {number for number in range(1, 65) if mask >> (number - 1) & 1}
+
+
+def test_sigkill_of_clstr_leaves_no_job_behind(start: Start, nodes: Cluster) -> None:
+    run = start("-n", "n[1-2] slots=2", ":", *["-j", FAMILY] * 5, cluster=nodes)
+    run.prints(b"up\n", 5)
+    here = descendants([run.pid])
+    assert len(here) > 1
+    run.send(signal.SIGKILL)
+    run.result()
+    until(lambda: not nodes.jobs(), "the nodes are empty")
+    until(lambda: not here & parents().keys(), "this machine is empty")
+
+
+def test_sigusr1_lists_what_runs_longest_first(start: Start, nodes: Cluster) -> None:
+    run = start("-n", "n[1-2]", "-J", "-", cluster=nodes, stdin=subprocess.PIPE)
+    run.give(b"echo a; read x; sleep 611\n")
+    run.prints(b"a\n")
+    run.give(b"echo b; sleep 612\n")
+    run.prints(b"b\n")
+    run.send(signal.SIGUSR1)
+    run.says("sleep 612")
+    first, second = [line for line in run.said().splitlines() if "sleep" in line]
+    assert "611" in first
+    assert re.search(r"n[12]", first)
+    assert "612" in second
+    run.send(signal.SIGINT)
+    assert run.result().status == 130
+
+
+def test_sigusr2_drains(start: Start, nodes: Cluster, scratch: Path) -> None:
+    first = f"echo up; until [ -e {scratch}/over ]; do sleep 0.1; done; echo finished"
+    run = start("-n", "n1", "-j", first, "-j", "echo never", cluster=nodes)
+    run.prints(b"up\n")
+    run.send(signal.SIGUSR2)
+    until(lambda: signal.SIGUSR2 not in pending(run.pid), "the signal was taken")
+    (scratch / "over").touch()
+    result = run.result()
+    assert (result.status, result.stdout) == (1, b"up\nfinished\n")
+    assert result.stderr == "clstr: 1 of 2 jobs not done: drained by SIGUSR2\nclstr: --job: echo never\n"
+
+
+def test_it_runs_without_a_terminal_in_a_session_of_its_own(shell: Start, nodes: Cluster) -> None:
+    result = shell(f"setsid --wait {' '.join(CLSTR)} -F {nodes.ssh_config} -s -n n1 -j 'tty; echo ran'").result()
+    assert result.status == 0
+    assert result.stdout == b"not a tty\nran\n"
+
+
+def test_exit_status_of_success_is_0(clstr: Run, nodes: Cluster) -> None:
+    result = clstr("-n", "n1", "-j", "true", cluster=nodes)
+    assert (result.status, result.stdout, result.stderr) == (0, b"", "")
