@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clstr.runner.attempt import LATE, Clock
-from clstr.transport import patience
+from clstr.inputs.listing import Listing
+from clstr.model import Node
+from clstr.runner import Preparation, Push, Steps
+from clstr.runner.attempt import Clock
+from clstr.transport import LATE, patience
 from clstr.transport.patience import within
 
 
@@ -118,5 +122,25 @@ def test_a_time_limit_that_begins_anew_ends_all_the_same() -> None:
         await turns()
         with pytest.raises(TimeoutError):
             await task
+
+    with_a_clock_to_turn(scenario)
+
+
+def test_a_setup_that_ended_while_clstr_slept_is_not_over_its_time() -> None:
+    async def scenario(sleep: Callable[[float], None]) -> None:
+        done = asyncio.Event()
+
+        class Slow:
+            async def push(self, local: Path, remote: str) -> None:
+                await done.wait()
+
+        steps = Steps(pushes=(Push(Path("data"), ""),), timeout=10)
+        preparation = Preparation(steps, Listing([]), [].append, [].append)
+        task = asyncio.create_task(preparation.prepare(Node("n1", "n1"), Slow()))  # type: ignore[arg-type]
+        await turns()
+        sleep(60)
+        await turns()
+        done.set()
+        assert await task == 0
 
     with_a_clock_to_turn(scenario)

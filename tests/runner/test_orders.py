@@ -13,6 +13,7 @@ from clstr.model import (
     End,
     Exited,
     Fact,
+    Job,
     Lost,
     News,
     NotStarted,
@@ -392,3 +393,27 @@ def test_a_bug_in_an_attempt_ends_the_run_with_its_exception() -> None:
             await run.finish()
 
     play(scenario)
+
+
+def test_jobs_that_come_in_the_turn_in_which_the_run_ends_are_kept() -> None:
+    class Late(Jobs):
+        def at_hand(self, count: int) -> list[Job]:
+            return super().at_hand(count) if self.go_on.is_set() else []
+
+        async def next(self, count: int) -> list[Job]:
+            await self.go_on.wait()
+            return self.at_hand(count)
+
+    async def scenario() -> None:
+        source = Late(["one", "two"])
+        run = Play({"n1": 2}, [], source=source)
+        run.begin()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        source.go_on.set()
+        run.runner.stop("enough")
+        assert (await run.finish()).end is End.STOPPED
+        assert [job.id for job in run.runner.unheard] == [1, 2]
+        assert list(run.scheduler.unfinished()) == []
+
+    asyncio.run(scenario())
