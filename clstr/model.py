@@ -146,6 +146,11 @@ def in_words(outcome: Outcome) -> str:
             assert_never(outcome)
 
 
+def name_of(node: Node) -> str:
+    """The node as messages name it."""
+    return "this machine" if node.text == ":" else node.text
+
+
 # --- orders: what the scheduler wants done -----------------------------------------------------------------
 
 

@@ -45,6 +45,7 @@ from clstr.model import (
     TimedOut,
     Unreachable,
     in_words,
+    name_of,
 )
 
 NAMED_JOBS = 10
@@ -70,16 +71,12 @@ def called(job: Job) -> str:
     return f"{job.origin}: {command}" if job.origin else command
 
 
-def _name(node: Node) -> str:
-    return "this machine" if node.text == ":" else node.text
-
-
 def fold(nodes: Iterable[Node]) -> str:
     """The nodes as a node set, ``n[01-12]``; beyond twenty names the rest is counted: ``... and 5 more``.
 
     Texts with a user, a port, IPv6 or other than letters, digits, ``.``, ``-`` and ``_`` stand as they are.
     """
-    texts = sorted({_name(node) for node in nodes}, key=_natural)
+    texts = sorted({name_of(node) for node in nodes}, key=_natural)
     names = _names(texts)
     if names.count(",") < _NAMED_NODES:
         return names
@@ -125,7 +122,7 @@ def running(attempts: Sequence[tuple[Attempt, float]], now: float) -> list[str]:
     if not attempts:
         return ["no job is running"]
     return [
-        f"{_name(attempt.slot.node)}: job {attempt.job.id} running for {_age(now - since)}: {called(attempt.job)}"
+        f"{name_of(attempt.slot.node)}: job {attempt.job.id} running for {_age(now - since)}: {called(attempt.job)}"
         for attempt, since in attempts
     ]
 
@@ -153,9 +150,9 @@ class Losses:
             case ConnectionLost(node, why):
                 jobs = self._jobs.pop(node, 0)
                 if jobs:
-                    self._say(f"{_name(node)}: connection lost under {_count(jobs, 'job')}: {why}")
+                    self._say(f"{name_of(node)}: connection lost under {_count(jobs, 'job')}: {why}")
                 elif self._idle:
-                    self._say(f"{_name(node)}: connection lost while idle: {why}")
+                    self._say(f"{name_of(node)}: connection lost while idle: {why}")
             case _:
                 pass
 
@@ -178,25 +175,25 @@ class Narrator:
                 node = attempt.slot.node
                 self._attempts[node] = self._attempts.get(node, 0) + 1
                 again = f" (attempt {attempt.number})" if attempt.number > 1 else ""
-                return f"{_name(node)}: job {attempt.job.id} started{again}: {called(attempt.job)}"
+                return f"{name_of(node)}: job {attempt.job.id} started{again}: {called(attempt.job)}"
             case Ended(attempt, outcome):
-                return f"{_name(attempt.slot.node)}: job {attempt.job.id} ended: {in_words(outcome)}"
+                return f"{name_of(attempt.slot.node)}: job {attempt.job.id} ended: {in_words(outcome)}"
             case Requeued(attempt, outcome):
-                return f"job {attempt.job.id} requeued: {in_words(outcome)} on {_name(attempt.slot.node)}"
+                return f"job {attempt.job.id} requeued: {in_words(outcome)} on {name_of(attempt.slot.node)}"
             case Failed(job, _, why):
                 return f"job {job.id} failed: {why}"
             case Connected(node):
                 self._attempts.setdefault(node, 0)
-                return f"{_name(node)}: connected"
+                return f"{name_of(node)}: connected"
             case Evicted(node, why):
                 self._attempts.setdefault(node, 0)
-                return f"{_name(node)}: evicted: {why}"
+                return f"{name_of(node)}: evicted: {why}"
             case Retired(slot):
-                return f"{_name(slot.node)}: slot {slot.number} retired"
+                return f"{name_of(slot.node)}: slot {slot.number} retired"
             case Pardoned(node):
-                return f"{_name(node)}: pardoned: the job that failed there has failed for good"
+                return f"{name_of(node)}: pardoned: the job that failed there has failed for good"
             case Paroled(node):
-                return f"{_name(node)}: paroled: no other node is left for jobs that may be tried again"
+                return f"{name_of(node)}: paroled: no other node is left for jobs that may be tried again"
             case Done() | Unreachable() | ConnectionLost() | Finished():
                 return None  # The line of Ended, Evicted, Losses or the summary says it.
             case _:
@@ -385,8 +382,8 @@ def _in_order(nodes: dict[Node, int]) -> str:
     """The nodes as they were tried; many of them as a node set."""
     if len(nodes) > NAMED_JOBS:
         return f"on {fold(nodes)}"
-    once = [_name(node) for node, times in nodes.items() if times == 1]
-    often = [f"{times} times on {_name(node)}" for node, times in nodes.items() if times > 1]
+    once = [name_of(node) for node, times in nodes.items() if times == 1]
+    often = [f"{times} times on {name_of(node)}" for node, times in nodes.items() if times > 1]
     return ", ".join(([f"on {', '.join(once)}"] if once else []) + often)
 
 

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from clstr.model import Attempt, Flow, Sink, Stalled, Stopped, TimedOut
-from clstr.transport import KILL_GRACE, Channel
+from clstr.transport import KILL_GRACE, LATE, Channel
 
 DEAF = 2.0
 """Seconds beyond the grace of a kill after which a node that has not obeyed is no longer waited for."""
 
-LATE = 1.0
-"""Seconds behind its time after which a timer has slept with the machine, and is given as long again."""
 
 
 @dataclass(frozen=True, slots=True)

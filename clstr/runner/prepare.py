@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from clstr.model import Exited, Flow, Node, in_words
+from clstr.model import Exited, Flow, Node, in_words, name_of
 from clstr.transport import CannotConnect, Command, Connection, NoChannel, PushFailed, within
 
 LONGEST_LINE = 4096
@@ -93,7 +93,7 @@ class Preparation:
                 raise CannotConnect(f"{step.name}: {error}") from None
         for line in self._steps.setup:
             step.name = f"setup {_shown(line)}"
-            ear = _Ear(lambda text: self._say(f"{_name(node)}: setup: {text}"))
+            ear = _Ear(lambda text: self._say(f"{name_of(node)}: setup: {text}"))
             await self._command(node, connection, line, step, ear)
 
     async def _count(self, node: Node, connection: Connection, step: _Step) -> int:
@@ -106,7 +106,7 @@ class Preparation:
         if text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text) > 0:
             return int(text)
         if self._processors.is_auto(node):
-            self._warn(f"{_name(node)}: slots=auto: no nproc there, so it is 1 slot (write slots=N)")
+            self._warn(f"{name_of(node)}: slots=auto: no nproc there, so it is 1 slot (write slots=N)")
         return 1
 
     async def _command(self, node: Node, connection: Connection, line: bytes, step: _Step, ear: _Ear) -> None:
@@ -122,10 +122,6 @@ class Preparation:
         if outcome != Exited(0):
             last = f": {ear.last[-LAST_WORDS:]}" if ear.last else ""
             raise CannotConnect(f"{step.name}: {in_words(outcome)}{last}")
-
-
-def _name(node: Node) -> str:
-    return "this machine" if node.text == ":" else node.text
 
 
 def _shown(command: bytes) -> str:

@@ -101,8 +101,8 @@ class Backlog:
         self._plain: dict[Need, int] = {}
         self.paused = False  # the stream of jobs is dry or at its end: tier BEHIND may start
 
-    def push(self, entry: Entry) -> Lane:
-        """The job waits; gives its lane."""
+    def push(self, entry: Entry) -> None:
+        """The job waits."""
         signature = (entry.job.pin, entry.need, entry.rank[0], entry.avoided)
         lane = self._lanes.get(signature)
         if lane is None:
@@ -113,7 +113,6 @@ class Backlog:
                 self._pinned.setdefault(lane.pin, []).append(lane)
         heapq.heappush(lane.heap, entry)
         self._count(lane, 1)
-        return lane
 
     def pop(self, lane: Lane) -> Entry:
         """Take the first job of a lane that has one."""

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Protocol
 
 from clstr.model import Node, Outcome, Sink
-from clstr.transport.patience import in_thread, within
+from clstr.transport.patience import LATE, in_thread, within
 
 __all__ = [
+    "CONNECT_TIMEOUT",
     "KILL_GRACE",
+    "LATE",
     "LINGER",
     "MAX_COMMAND",
     "CannotConnect",
@@ -30,6 +32,9 @@ __all__ = [
     "in_thread",
     "within",
 ]
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds until a node counts as unreachable, where neither the user nor ssh_config says."""
 
 KILL_GRACE = 5.0
 """Seconds between TERM and KILL for a job's process group (failure rule 7)."""

@@ -35,15 +35,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clstr.model import BadInput, Exited, Killed, Lost, Node, NotStarted, Outcome
-from clstr.transport import KILL_GRACE, Command, NoChannel, PushFailed
+from clstr.transport import CONNECT_TIMEOUT, KILL_GRACE, Command, NoChannel, PushFailed
 from clstr.transport.leash import WRAPPER, bare
 from clstr.transport.process import ProcessChannel, signal_name
 from clstr.transport.words import last_line
 
 HOST = "{HOST}"
-
-CONNECT_TIMEOUT = 10.0
-"""Seconds from a client's job to the word that it begins, if the command line does not say."""
 
 LOGINS = 5
 """Clients of one node that may be on their way to their job at once."""

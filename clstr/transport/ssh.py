@@ -385,7 +385,7 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
         self._link.proved = True
 
     def _release(self) -> None:
-        if self._link is not None and not self._over.done():
+        if not self._over.done():
             self._over.set_result(NotStarted("the session was refused"))
             self._link.release()
 

@@ -28,7 +28,7 @@ from asyncssh.mac import get_mac_algs
 from asyncssh.public_key import get_certificate_algs, get_public_key_algs
 
 from clstr.model import BadInput, Node
-from clstr.transport import CannotConnect
+from clstr.transport import CONNECT_TIMEOUT, CannotConnect
 from clstr.transport.patience import within
 from clstr.transport.ssh_config import HostConfig, Resolver
 from clstr.transport.ssh_keys import KeyRing, Offer
@@ -42,9 +42,6 @@ from clstr.transport.ssh_way import (
     system_error,
 )
 from clstr.transport.words import last_line
-
-CONNECT_TIMEOUT = 10.0
-"""Seconds for a whole dial, where neither the user nor ssh_config says."""
 
 KEEPALIVE = 15.0
 """Seconds between keepalives where ssh_config sets no ServerAliveInterval; three may go unanswered."""
