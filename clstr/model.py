@@ -42,13 +42,59 @@ class Slot:
     number: int
 
 
+class Machine(enum.Enum):
+    """``{MACHINE}`` in a command: the text of the node that the attempt runs on."""
+
+    MACHINE = "{MACHINE}"
+
+
+Parts: TypeAlias = tuple[bytes | Machine, ...]
+"""A command in the pieces that it is sent in."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Barrier:
+    """What a job waits for: jobs by id, and further barriers, one for each glob, that many may share.
+
+    A barrier opens when all of them are done. The same object stands in every job that waits for the same.
+    """
+
+    words: str  # as the file has them, for messages
+    jobs: tuple[int, ...] = ()
+    barriers: tuple[Barrier, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What only a submit file can say of a job (``submit.md``)."""
+
+    priority: int = 0  # higher first among jobs that the rules on budgets rank alike
+    after: Barrier | None = None
+    tokens: tuple[tuple[str, int], ...] = ()  # units claimed of each token, sorted by name, all >= 1
+    hold: bool = False
+    timeout: float | None = None  # seconds, instead of --timeout
+    directory: bytes | None = None  # on the node, instead of --chdir
+    environment: tuple[tuple[str, bytes], ...] = ()
+    input: str | None = None  # paths of local files
+    output: str | None = None
+    error: str | None = None
+
+
+NO_TERMS = Terms()
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One command line, with its id (1, 2, ... in input order) and where it was read (``jobs.txt:12``).
 
     ``budget`` is how often it may be requeued after charged attempts; ``None`` is without limit. A job with
     a ``pin`` runs on that node only, and its failures say nothing about the node (``--on-each-node``). One with
-    a ``job_class`` runs on nodes of that class only.
+    a ``job_class`` runs on nodes of that class only. ``name`` is what a submit file calls it.
+
+    ``command`` is what is shown, logged and matched: in it ``{NAME}`` of ``--var`` and ``{MACHINE}`` stand as
+    they were written. What is sent is ``parts``, in which the variables' values are, or ``command`` where that is
+    None; so nothing but the transport may look at ``parts``. ``matrix`` has the job's value of each matrix key, None
+    for a key that it does not name.
     """
 
     id: int
@@ -57,6 +103,10 @@ class Job:
     budget: int | None = field(default=None, compare=False)
     pin: Node | None = field(default=None, compare=False)
     job_class: str | None = field(default=None, compare=False)
+    name: str | None = field(default=None, compare=False)
+    parts: Parts | None = field(default=None, compare=False, repr=False)
+    matrix: tuple[str | None, ...] = field(default=(), compare=False)
+    terms: Terms = field(default=NO_TERMS, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +123,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The job exited with this status, 0 to 255."""
+    """The job exited with this status, 0 to 255; with 0 it may have named results, which are to be copied."""
 
     status: int
+    results: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +173,28 @@ class Stopped:
     """Terminated by us because the user stopped the run."""
 
 
-Outcome: TypeAlias = Exited | Killed | TimedOut | Stalled | Lost | NotStarted | Stopped
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The job turned out to be done already, when this run had the right to start it (``.done``, seen under lock)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """This machine would not let the job start: another run holds its lock, or a local file cannot be opened."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyFailed:
+    """The job exited with 0, but its results could not be copied here."""
+
+    why: str
+
+
+Outcome: TypeAlias = (
+    Exited | Killed | TimedOut | Stalled | Lost | NotStarted | Stopped | Found | Refused | CopyFailed
+)
 
 
 def in_words(outcome: Outcome) -> str:
@@ -142,6 +214,12 @@ def in_words(outcome: Outcome) -> str:
             return f"not started: {why}"
         case Stopped():
             return "stopped"
+        case Found():
+            return "found done"
+        case Refused(why):
+            return why
+        case CopyFailed(why):
+            return f"results not copied: {why}"
         case _:
             assert_never(outcome)
 
@@ -156,7 +234,7 @@ def name_of(node: Node) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """Answer with a batch of 1 to ``count`` jobs, or with ``exhausted()``."""
+    """Answer with a batch of 1 to ``count`` jobs, those that are done already not counted, or with ``exhausted()``."""
 
     count: int
 
@@ -176,8 +254,16 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """Copy the results that the attempt named; answer with ``copied``. Its node's connection stays meanwhile."""
+
+    attempt: Attempt
+    results: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Kill:
-    """Terminate the attempt's process group; its answer is the attempt's ``ended``."""
+    """Terminate the attempt's process group; its answer is the attempt's ``ended``, or ``copied`` for a copy."""
 
     attempt: Attempt
 
@@ -189,7 +275,7 @@ class Close:
     node: Node
 
 
-Order: TypeAlias = Want | Dial | Start | Kill | Close
+Order: TypeAlias = Want | Dial | Start | Copy | Kill | Close
 
 
 # --- news: what the scheduler decided ----------------------------------------------------------------------
@@ -216,9 +302,10 @@ class Requeued:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The job's command exited with 0 in this attempt."""
+    """The job is done: in this attempt, or, with None, it was so before this run."""
 
-    attempt: Attempt
+    job: Job
+    attempt: Attempt | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +314,14 @@ class Failed:
 
     job: Job
     attempt: Attempt | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The job will not run: its file says ``hold = True``, or one that it comes after has failed or is held."""
+
+    job: Job
     why: str
 
 
@@ -261,13 +356,13 @@ class Retired:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The run is over. Jobs that have not yielded Done or Failed are not done; ``why`` adds to ``end``."""
+    """The run is over. Jobs that have not yielded Done, Failed or Held are not done; ``why`` adds to ``end``."""
 
     end: End
     why: str = ""
 
 
-News: TypeAlias = Requeued | Done | Failed | Evicted | Pardoned | Paroled | Retired | Finished
+News: TypeAlias = Requeued | Done | Failed | Held | Evicted | Pardoned | Paroled | Retired | Finished
 Event: TypeAlias = Order | News
 
 
@@ -327,6 +422,8 @@ class Tally:
     slots_in_use: int  # connecting or running
     slots_live: int  # neither evicted nor retired
     evicted: int  # nodes
+    held: int = 0
+    copying: int = 0  # jobs whose results are being copied; none of them is counted as running
 
 
 # --- the roles beside the runner ---------------------------------------------------------------------------

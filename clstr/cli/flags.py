@@ -12,6 +12,8 @@ from clstr.model import BadInput
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
+SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
 EPILOG = """\
 NODE is [USER@]HOST[:PORT] [slots=N|auto] [class=NAME,...]; HOST is a name or an alias from ssh_config, an
 address, a node set such as rack[1-4]n[01-32], a @group of ClusterShell's, or ':' for this machine without SSH.
@@ -34,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     """All flags, in groups."""
     parser = _Parser(
         prog="clstr",
-        usage="clstr [-n NODE...] [-N FILE...] (-j CMD | -J FILE... | -E CMD) [options]",
+        usage="clstr [-n NODE...] [-N FILE...] (-j CMD | -J FILE... | -S FILE... | -E CMD) [options]",
         description="Run a list of jobs on a pile of machines over SSH. A job that fails is put back in the queue "
         "and its node gets no more work.",
         epilog=EPILOG,
@@ -47,7 +49,17 @@ def parser() -> argparse.ArgumentParser:
     _add_failure(parser.add_argument_group("what failure means"))
     _add_output(parser.add_argument_group("output"))
     _add_monitoring(parser.add_argument_group("monitoring"))
+    _add_records(parser.add_argument_group("records"))
     other = parser.add_argument_group("other")
+    other.add_argument(
+        "--dry-run", metavar="FORM", nargs="?", const="jobs", choices=("jobs", "condor", "slurm"),
+        help="print what would run and connect to nothing; --dry-run=condor: as a submit file for HTCondor; "
+        "--dry-run=slurm: as a job array for sbatch",
+    )  # fmt: skip
+    other.add_argument(
+        "--completion", metavar="SHELL", choices=("bash", "zsh", "fish"),
+        help="print the completion script for bash, zsh or fish",
+    )  # fmt: skip
     other.add_argument("-h", "--help", action="help", help="show this text")
     other.add_argument(
         "-V", "--version", action="version", version=f"clstr {__version__}", help="show the version"
@@ -129,6 +141,31 @@ def _add_jobs(group: Any) -> None:
         "-0", "--null", action="store_true", help="entries of job files end with NUL, so that a job may hold newlines"
     )
     group.add_argument("-E", "--on-each-node", metavar="CMD", help="run CMD once on every node listed")
+    group.add_argument(
+        "-S", "--submit", metavar="FILE", nargs="+", action="extend", default=[],
+        help="HTCondor submit files: jobs with names, dependencies, tokens, priorities",
+    )  # fmt: skip
+    group.add_argument(
+        "-x", "--times", metavar="N", type=_positive, default=1, help="run each job of -j, -J or -E N times"
+    )
+    group.add_argument(
+        "--matrix", metavar="KEY=V1,V2,...", action="append", default=[],
+        help="run every job that names {KEY} once for each value; several keys give all combinations, the first one "
+        "slowest (repeatable; '\\,' is a comma in a value)",
+    )  # fmt: skip
+    group.add_argument(
+        "--var", metavar="NAME[=VALUE]", action="append", default=[],
+        help="replace {NAME} in jobs by VALUE, or by what the environment has as NAME; clstr shows and writes it "
+        "nowhere (repeatable)",
+    )  # fmt: skip
+    group.add_argument(
+        "--token", metavar="NAME=N", action="append", default=[],
+        help="a resource of N units, which jobs of submit files claim by concurrency_limits (repeatable)",
+    )  # fmt: skip
+    group.add_argument(
+        "--only", metavar="PATTERN", action="append", default=[],
+        help="of the jobs of submit files, run those whose names match, and what these come after (repeatable)",
+    )  # fmt: skip
     group.add_argument("--class", metavar="NAME", dest="job_class", help="run these jobs on nodes of this class only")
     group.add_argument("-C", "--chdir", metavar="DIR", help="run jobs in DIR on the node")
 
@@ -163,6 +200,22 @@ def _add_output(group: Any) -> None:
             flag, f"--{name}", metavar="FILE", nargs="?", const=os.devnull,
             help=f"write the jobs' {name} to FILE; to /dev/null when FILE is left out",
         )  # fmt: skip
+    group.add_argument("--tag", action="store_true", help="begin each line of output with its node")
+    group.add_argument(
+        "--group", action="store_true",
+        help="print the output of a job whole, when the job is done or has failed for good; of its last attempt only",
+    )  # fmt: skip
+    group.add_argument(
+        "-k", "--keep-order", action="store_true", help="as --group, in the order of the jobs"
+    )
+    group.add_argument(
+        "--fold", action="store_true",
+        help="with -E: at the end, print each distinct output once, under the nodes that gave it",
+    )  # fmt: skip
+    group.add_argument(
+        "--color", choices=("auto", "always", "never"), metavar="WHEN", default="auto",
+        help="auto, always or never colour what clstr itself prints (default auto: on a terminal without NO_COLOR)",
+    )  # fmt: skip
 
 
 def _add_monitoring(group: Any) -> None:
@@ -175,6 +228,36 @@ def _add_monitoring(group: Any) -> None:
     group.add_argument(
         "-v", "--verbose", action="count", default=0, help="a line for each event; -vv: asyncssh's log too"
     )
+
+
+def _add_records(group: Any) -> None:
+    group.add_argument("--joblog", metavar="FILE", help="append a line for each job that ended, as GNU parallel does")
+    group.add_argument(
+        "--resume", "--resume-failed", action="store_true", help="skip the jobs that --joblog's file records as done"
+    )
+    group.add_argument(
+        "-d", "--run-dir", metavar="DIR",
+        help="keep each job's script, input, output and status in DIR; jobs that DIR has as done are skipped",
+    )  # fmt: skip
+    group.add_argument(
+        "--results", metavar="DIR",
+        help="copy what a job names on lines 'RESULTS: PATH' of its stdout from its node into DIR/NAME",
+    )  # fmt: skip
+    group.add_argument(
+        "--results-limit", metavar="SIZE", type=_size, default=1 << 30,
+        help="bytes that one job may have copied, with K, M, G or T behind the number (default 1G)",
+    )  # fmt: skip
+    group.add_argument("--csv", metavar="FILE", help="write a table of all jobs")
+    group.add_argument("--events", metavar="FILE", help="write each event as a line of JSON; FILE may be a FIFO")
+    group.add_argument("--trace", metavar="FILE", help="write a timeline of slots and jobs for Perfetto")
+
+
+def _size(text: str) -> int:
+    """Bytes from ``1000``, ``64K``, ``10M``, ``1G`` or ``2T``: powers of 1024."""
+    digits, unit = (text[:-1], text[-1]) if text[-1:] in SIZES else (text, "")
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        return _positive(digits) * SIZES.get(unit, 1)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a size (write 1000, 64K, 10M, 1G or 2T)")
 
 
 def _count(text: str) -> int:

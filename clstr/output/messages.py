@@ -19,6 +19,7 @@ from clstr.model import (
     Attempt,
     Connected,
     ConnectionLost,
+    CopyFailed,
     Done,
     End,
     Ended,
@@ -27,6 +28,8 @@ from clstr.model import (
     Fact,
     Failed,
     Finished,
+    Found,
+    Held,
     Job,
     Killed,
     Lost,
@@ -36,6 +39,7 @@ from clstr.model import (
     Outcome,
     Pardoned,
     Paroled,
+    Refused,
     Requeued,
     Retired,
     Stalled,
@@ -182,6 +186,8 @@ class Narrator:
                 return f"job {attempt.job.id} requeued: {in_words(outcome)} on {name_of(attempt.slot.node)}"
             case Failed(job, _, why):
                 return f"job {job.id} failed: {why}"
+            case Held(job, why):
+                return f"job {job.id} held: {why}"
             case Connected(node):
                 self._attempts.setdefault(node, 0)
                 return f"{name_of(node)}: connected"
@@ -260,15 +266,15 @@ class Summary:
                 elif len(self._failed) < NAMED_JOBS:
                     last = why if attempt is None or trials is None else trials.in_words(why)
                     self._failed.append(f"{called(job)} ({last})")
-            case Done(attempt):
-                self._trials.pop(attempt.job.id, None)
-                if attempt.slot.node not in self._evicted:
+            case Done(job, attempt):
+                self._trials.pop(job.id, None)
+                if attempt is not None and attempt.slot.node not in self._evicted:
                     self._streaks.pop(attempt.slot.node, None)
             case Connected():
                 self._connected = True
             case Unreachable(node):
                 self._streaks.pop(node, None)  # not what evicts it
-            case Requeued() | Started() | ConnectionLost() | Finished():
+            case Held() | Requeued() | Started() | ConnectionLost() | Finished():
                 pass
             case _:
                 assert_never(event)
@@ -394,7 +400,7 @@ def _blames(outcome: Outcome) -> bool:
             return status != 0
         case Killed() | TimedOut() | Stalled():
             return True
-        case Lost() | NotStarted() | Stopped():
+        case Lost() | NotStarted() | Stopped() | Found() | Refused() | CopyFailed():
             return False
         case _:
             assert_never(outcome)

@@ -29,6 +29,7 @@ from clstr.model import (
     Close,
     Connected,
     ConnectionLost,
+    Copy,
     Dial,
     Done,
     Ended,
@@ -38,6 +39,7 @@ from clstr.model import (
     Fact,
     Failed,
     Finished,
+    Held,
     Job,
     Kill,
     Lost,
@@ -216,6 +218,8 @@ class Runner:
                 self._dials[node] = self._spawn(self._connect(node))
             case Start(attempt):
                 self._start(attempt)
+            case Copy():
+                raise NotImplementedError
             case Kill(attempt):
                 self._lines[attempt.slot.node].runs[attempt.slot.number].kill(Stopped())
             case Close(node):
@@ -224,7 +228,7 @@ class Runner:
                 self._tell(event)
                 if not self._over.done():
                     self._over.set_result(event)
-            case Requeued() | Done() | Failed() | Evicted() | Pardoned() | Paroled() | Retired():
+            case Requeued() | Done() | Failed() | Held() | Evicted() | Pardoned() | Paroled() | Retired():
                 self._tell(event)
             case _:
                 assert_never(event)

@@ -440,7 +440,11 @@ class Scheduler:
                 self._done += 1
                 entry.done = True
                 del self._entries[entry.job.id]
-                self._out.append(Done(attempt))
+                self._out.append(Done(entry.job, attempt))
+            case JobFate.COPYING:
+                raise NotImplementedError
+            case JobFate.FAILED:
+                self._fail(entry, attempt, in_words(outcome))
             case JobFate.CHARGED | JobFate.INTERRUPTED:
                 self._charge(entry, attempt, outcome, keep_away=fate is JobFate.INTERRUPTED)
             case JobFate.RETURNED:

@@ -8,13 +8,27 @@ from __future__ import annotations
 import enum
 from typing import assert_never
 
-from clstr.model import Exited, Killed, Lost, NotStarted, Outcome, Stalled, Stopped, TimedOut
+from clstr.model import (
+    CopyFailed,
+    Exited,
+    Found,
+    Killed,
+    Lost,
+    NotStarted,
+    Outcome,
+    Refused,
+    Stalled,
+    Stopped,
+    TimedOut,
+)
 
 
 class JobFate(enum.Enum):
     """What becomes of the job."""
 
     DONE = "done"
+    COPYING = "done once the results that it named are copied"
+    FAILED = "failed, whatever its budget, and nobody is blamed"
     CHARGED = "charged: requeued, or failed when its budget is spent"
     INTERRUPTED = "charged likewise, and kept away from this node while another may take it"
     RETURNED = "back to its place in the queue, uncharged, as if it had not been given out"
@@ -34,6 +48,8 @@ class NodeFate(enum.Enum):
 def verdict(outcome: Outcome) -> tuple[JobFate, NodeFate]:
     """The job's fate and the node's (cli.md, "What failure means", rules 1 to 3)."""
     match outcome:
+        case Exited(0, (_, *_)):
+            return JobFate.COPYING, NodeFate.CLEARED
         case Exited(0):
             return JobFate.DONE, NodeFate.CLEARED
         case Exited() | Killed() | TimedOut() | Stalled():
@@ -46,7 +62,9 @@ def verdict(outcome: Outcome) -> tuple[JobFate, NodeFate]:
             return JobFate.RETURNED, NodeFate.AWAITED
         case Stopped():
             return JobFate.UNFINISHED, NodeFate.UNTOUCHED
-        # A failed copy of results or a lock held elsewhere: failed, and nobody is blamed. A job found done
-        # once its lock is held: done, untouched. Each is one row here.
+        case Found():
+            return JobFate.DONE, NodeFate.UNTOUCHED
+        case Refused() | CopyFailed():
+            return JobFate.FAILED, NodeFate.UNTOUCHED
         case _:
             assert_never(outcome)

@@ -148,6 +148,7 @@ def test_the_status_line_stands_below_the_output_on_a_terminal(
     )  # fmt: skip
     state = "1 of 2 jobs complete, 1 of 4 nodes running jobs."
     until(lambda: terminal.last_line().startswith(state), f"the screen has {state!r}", 20)
+    until(lambda: "first" in terminal.lines(), "what the running job has printed is there", 20)
     shown = terminal.lines()
     assert sorted(shown[:-1]) == ["first", "short"]
     assert re.fullmatch(r".*jobs\. \[\d\d:\d\d<(\d\d:\d\d|\?)\]", shown[-1])

@@ -53,6 +53,10 @@ def attempt(number: int = 1, on: str = "n1", command: bytes = b"true", pin: Node
     return Attempt(job(number, command, pin), 1, Slot(node(on), 1))
 
 
+def done(by: Attempt) -> Done:
+    return Done(by.job, by)
+
+
 def tally(jobs: int, done: int, failed: int = 0) -> Tally:
     return Tally(jobs, done, failed, 0, 0, 0, 0, 0)
 
@@ -93,7 +97,7 @@ SETTLED = Finished(End.SETTLED)
 
 
 def test_a_run_in_which_all_went_well_ends_silently() -> None:
-    assert closing([Connected(node("n1")), Done(attempt())], SETTLED, tally(1, 1)) == []
+    assert closing([Connected(node("n1")), done(attempt())], SETTLED, tally(1, 1)) == []
 
 
 def test_an_empty_job_list_is_said() -> None:
@@ -227,7 +231,7 @@ def test_nothing_is_remembered_of_jobs_that_are_over() -> None:
         for event in [*budgeted(number, "m1", Exited(1)), *budgeted(number, "m2", Exited(1), again=number % 2 > 0)]:
             summary.saw(0.0, event)
         if number % 2:
-            summary.saw(0.0, Done(Attempt(job(number), 3, Slot(node("m3"), 1))))
+            summary.saw(0.0, done(Attempt(job(number), 3, Slot(node("m3"), 1))))
     assert not summary._trials
 
 
@@ -245,7 +249,7 @@ def test_pardoned_nodes_are_no_evictions_and_paroled_ones_count_once() -> None:
 def test_a_streak_that_a_success_has_broken_blames_only_what_failed_since() -> None:
     events = [
         Ended(attempt(1, "n1"), Exited(1)),
-        Done(attempt(2, "n1")),
+        done(attempt(2, "n1")),
         *failing("n1", number=3),
         *failing("n2", number=3),
     ]
@@ -370,7 +374,7 @@ def test_each_event_is_a_line() -> None:
         Evicted(node("n1"), "killed by SIGKILL"),
         Started(again),
         Ended(again, Exited(0)),
-        Done(again),
+        done(again),
         Retired(Slot(node("n2"), 1)),
         Unreachable(node("n3"), "connection refused"),
         Evicted(node("n3"), "connection refused"),

@@ -155,7 +155,7 @@ def test_events_draw_the_line_again_at_most_ten_times_a_second() -> None:
     status, screen, clock = shown(terminal=True)
     clock.advance(0)
     for _ in range(1000):
-        status.saw(0.0, Done(ATTEMPT))
+        status.saw(0.0, Done(ATTEMPT.job, ATTEMPT))
         clock.advance(0.001)
     assert 9 <= len(screen.shown) - 1 <= 10
 
@@ -163,7 +163,7 @@ def test_events_draw_the_line_again_at_most_ten_times_a_second() -> None:
 def test_an_event_after_a_silence_is_drawn_at_once() -> None:
     status, screen, clock = shown(terminal=True)
     clock.advance(0.5)
-    status.saw(0.0, Done(ATTEMPT))
+    status.saw(0.0, Done(ATTEMPT.job, ATTEMPT))
     clock.advance(0)
     assert len(screen.shown) == 2
 
@@ -172,7 +172,7 @@ def test_without_a_terminal_it_is_a_line_every_ten_seconds_and_a_last_one() -> N
     run = Run()
     status, screen, clock = shown(terminal=False, run=run)
     for _ in range(250):
-        status.saw(0.0, Done(ATTEMPT))
+        status.saw(0.0, Done(ATTEMPT.job, ATTEMPT))
         clock.advance(0.1)
     assert len(screen.shown) == 2
     run.now = replace(TALLY, done=556)

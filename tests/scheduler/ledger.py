@@ -225,7 +225,7 @@ class Ledger:
                     place.streak, place.paroled = [], False
                 del self.cards[card.job.id]
                 self.done.add(card.job.id)
-                yield Done(attempt)
+                yield Done(attempt.job, attempt)
             case NotStarted():
                 card.attempts -= 1
                 yield Requeued(attempt, outcome)

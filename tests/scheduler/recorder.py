@@ -16,12 +16,14 @@ from typing import Any, assert_never
 from clstr.model import (
     Attempt,
     Close,
+    Copy,
     Dial,
     Done,
     Event,
     Evicted,
     Failed,
     Finished,
+    Held,
     Job,
     Kill,
     Lost,
@@ -70,16 +72,20 @@ def line(event: Event) -> str:
             return f"Dial {to.text}"
         case Start(attempt):
             return f"Start {_name(attempt)} {_place(attempt.slot)}"
+        case Copy(attempt, _):
+            return f"Copy {_name(attempt)}"
         case Kill(attempt):
             return f"Kill {_name(attempt)}"
         case Close(of):
             return f"Close {of.text}"
         case Requeued(attempt, outcome):
             return f"Requeued {_name(attempt)}: {in_words(outcome)}"
-        case Done(attempt):
-            return f"Done {_name(attempt)}"
+        case Done(done, attempt):
+            return f"Done {_name(attempt) if attempt else done.id}"
         case Failed(failed, attempt, why):
             return f"Failed {_name(attempt) if attempt else failed.id}: {why}"
+        case Held(held, why):
+            return f"Held {held.id}: {why}"
         case Evicted(of, why):
             return f"Evicted {of.text}: {why}"
         case Pardoned(of):
@@ -160,6 +166,8 @@ class Recorder:
                 assert attempt.slot.node not in self.broken, f"{line(event)}: on a broken connection"
                 assert attempt.job.id not in self.running, f"{line(event)}: runs already"
                 self.running[attempt.job.id] = attempt
+            case Copy():
+                raise NotImplementedError
             case Kill(attempt):
                 assert self.running[attempt.job.id] == attempt, f"{line(event)}: does not run"
             case Close(of):
@@ -171,7 +179,7 @@ class Recorder:
                 assert all(x.slot.node != of for x in self.running.values()), f"{line(event)}: under jobs"
             case Finished():
                 assert not self.running, "finished with jobs running"
-            case Requeued() | Done() | Failed() | Evicted() | Pardoned() | Paroled() | Retired():
+            case Requeued() | Done() | Failed() | Held() | Evicted() | Pardoned() | Paroled() | Retired():
                 pass
             case _:
                 assert_never(event)

@@ -96,7 +96,7 @@ class Cluster:
                 case Close(of):
                     self.agenda = [one for one in self.agenda if one[2] != of]
                     heapq.heapify(self.agenda)
-                case Done(attempt):
+                case Done(_, attempt):
                     self.done.append(attempt.job.id)
                 case Failed(failed, _, _):
                     self.failed.append(failed.id)
