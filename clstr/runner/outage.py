@@ -12,7 +12,7 @@ again before a job has ended by itself, or 5 minutes have passed: jobs that brea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from clstr.model import Node
 from clstr.transport import Connection, within
@@ -27,7 +27,7 @@ SETTLING = 10.0
 """Seconds after the first connection of a new beginning in which other dials may still fail for the old cause."""
 
 ASKED = 32
-"""Connections asked for a sign of life at most."""
+"""Connections asked for a sign of life at a time."""
 
 
 class Outage:
@@ -52,10 +52,15 @@ class Outage:
         self.heard_of(lost)
         if self.going_on:
             return True
-        if await self._another_answers(lost):
+        try:
+            async with within(PERIOD):
+                answered = await self._another_answers(lost)
+        except TimeoutError:
+            return False  # not all within one period
+        if answered:
             self._losses.clear()
             return False
-        if len(self._losses) < 2 or any(other != lost for other in self._connections()):
+        if len(self._losses) < 2:
             return False
         if not self.going_on:
             if self._loop.time() < self._doubt_until:
@@ -68,16 +73,21 @@ class Outage:
         return True
 
     async def _another_answers(self, lost: Node) -> bool:
-        others = [(node, connection) for node, connection in self._connections().items() if node != lost][:ASKED]
+        """Does another connection answer? If not, all are lost."""
+        silent = {lost}  # those that gave no answer are lost, though the news may be a turn of the loop behind
+        while others := [pair for pair in self._connections().items() if pair[0] not in silent][:ASKED]:
+            if await self._any_answers(others):
+                return True
+            silent.update(node for node, _ in others)
+        return False
+
+    async def _any_answers(self, others: Sequence[tuple[Node, Connection]]) -> bool:
         asked = {asyncio.ensure_future(self._ask(*other)) for other in others}
         try:
-            async with within(PERIOD):
-                while asked:
-                    done, asked = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
-                    if any(task.result() for task in done):
-                        return True
-        except TimeoutError:
-            pass
+            while asked:
+                done, asked = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+                if any(task.result() for task in done):
+                    return True
         finally:
             for task in asked:
                 task.cancel()

@@ -206,7 +206,7 @@ class SshConnection:
             try:
                 return await SshChannel.open(link, self._with_leash)
             except _Refused as refused:
-                if link.connection.is_closed() and not link.dropped:
+                if await link.is_gone() and not link.dropped:
                     raise NoChannel("the connection is gone") from None
                 if not link.proved or pause is None or link.dropped:
                     link.limit = link.sessions
@@ -264,7 +264,7 @@ class SshConnection:
                     asyncssh.SSHClientSession[bytes], subsystem=NO_SUBSYSTEM, encoding=None
                 )
         except asyncssh.ChannelOpenError:
-            return not link.connection.is_closed()
+            return not await link.is_gone()
         except (asyncssh.Error, OSError):
             return False
         finally:
@@ -310,6 +310,11 @@ class _Link:
     @property
     def has_room(self) -> bool:
         return self.sessions < max(self.limit, 1) and not self.connection.is_closed()
+
+    async def is_gone(self) -> bool:
+        """Is that why it refused? While asyncssh closes a connection, that only refuses for a turn of the loop."""
+        await asyncio.sleep(0)
+        return self.connection.is_closed()
 
     def abort(self) -> None:
         """Close it with what runs there: it is lost."""

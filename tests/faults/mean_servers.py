@@ -409,17 +409,17 @@ class Proxy:
 
     # --- what the test says
 
-    def mute(self) -> None:
-        """Connections that are open pass nothing any more; nobody is told."""
-        self._now(lambda: [flow.open.clear() for flow in self._flows])
+    def mute(self, *others: Proxy) -> None:
+        """Connections that are open pass nothing any more, those of the others in the same moment; nobody is told."""
+        self._now(lambda: [flow.open.clear() for proxy in (self, *others) for flow in proxy._flows])
 
     def unmute(self) -> None:
         """What was held back is passed on."""
         self._now(lambda: [flow.open.set() for flow in self._flows])
 
-    def reset(self) -> None:
-        """Connections that are open are reset."""
-        self._now(lambda: [flow.reset() for flow in list(self._flows)])
+    def reset(self, *others: Proxy) -> None:
+        """Connections that are open are reset, those of the others in the same moment: none answers after another."""
+        self._now(lambda: [flow.reset() for proxy in (self, *others) for flow in list(proxy._flows)])
 
     def corrupt(self) -> None:
         """One bit of the next bytes from the server, in each connection, is turned."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from clstr.model import Node
-from clstr.runner.outage import PATIENCE, PERIOD, SETTLING, Outage
+from clstr.runner.outage import ASKED, PATIENCE, PERIOD, SETTLING, Outage
 
 A, B, C = (Node(text, text) for text in "abc")
 
@@ -87,6 +87,44 @@ def test_those_that_are_lost_while_asked_are_counted() -> None:
         await asyncio.sleep(0)
         stand.lose(B, C)
         assert await judged == [True]
+
+    on_a_stand(scenario)
+
+
+def test_one_that_gave_no_answer_is_lost_before_its_loss_is_told() -> None:
+    async def scenario(stand: Stand) -> None:
+        for link in (stand.links[B], stand.links[C]):
+            link.answer.set_result(False)  # and the runner has yet to hear of it
+        stand.lose(A)
+        assert await stand.judge(A) == [True]
+
+    on_a_stand(scenario)
+
+
+def test_when_the_first_that_are_asked_are_lost_the_others_are_asked_too() -> None:
+    async def scenario(stand: Stand) -> None:
+        more = [Node(text, text) for text in map(str, range(2 * ASKED))]
+        stand.links |= {node: Link() for node in more}
+        stand.lose(A)
+        judged = asyncio.create_task(stand.judge(A))
+        for node in [B, C, *more[:-1]]:
+            await asyncio.sleep(0)
+            stand.lose(node)
+        await asyncio.sleep(0)
+        stand.links[more[-1]].answer.set_result(True)
+        assert await judged == [False]
+
+    on_a_stand(scenario)
+
+
+def test_many_that_are_lost_while_asked_a_few_at_a_time_are_all() -> None:
+    async def scenario(stand: Stand) -> None:
+        more = [Node(text, text) for text in map(str, range(2 * ASKED))]
+        stand.links |= {node: Link() for node in more}
+        for node in [B, C, *more]:
+            stand.links[node].answer.set_result(False)
+        stand.lose(A)
+        assert await stand.judge(A) == [True]
 
     on_a_stand(scenario)
 

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import asyncssh
 import pytest
 
-from clstr.transport import CannotConnect, ssh
+from clstr.transport import CannotConnect, NoChannel, ssh
 from clstr.transport.ssh_way import ProxyCommand
 from clstr.transport.words import LONGEST, last_line
 
@@ -67,6 +68,45 @@ def test_a_session_that_ends_while_a_further_connection_fails_is_taken() -> None
         async with asyncio.timeout(10):
             await waiting
         connection.close()
+
+    asyncio.run(scenario())
+
+
+class Closing(Link):
+    """An SSH connection that is lost: for a turn of the loop it only refuses, as asyncssh's does."""
+
+    closed = False
+
+    def is_closed(self) -> bool:
+        return self.closed
+
+    async def create_session(self, factory: Callable[[], Any], *_: object, **__: object) -> None:
+        asyncio.get_running_loop().call_soon(setattr, self, "closed", True)
+        raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "SSH connection closed")
+
+
+async def closing() -> ssh.SshConnection:
+    async def dial() -> tuple[Any, Any]:
+        return Closing(), Client()
+
+    connection = ssh.SshConnection(dial, True)
+    await connection.open_link()
+    return connection
+
+
+def test_a_refusal_by_a_connection_that_is_being_closed_is_no_sign_of_life() -> None:
+    async def scenario() -> None:
+        assert not await (await closing()).answers()
+
+    asyncio.run(scenario())
+
+
+def test_a_refusal_by_a_connection_that_is_being_closed_is_not_the_nodes() -> None:
+    async def scenario() -> None:
+        connection = await closing()
+        with pytest.raises(NoChannel, match=r"^the connection is gone$"):
+            await connection.channel()
+        assert connection._links, "it was dropped, so nobody would hear of its loss"
 
     asyncio.run(scenario())
 
