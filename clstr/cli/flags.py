@@ -14,14 +14,20 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
-EPILOG = """\
-NODE is [USER@]HOST[:PORT] [slots=N|auto] [class=NAME,...]; HOST is a name or an alias from ssh_config, an
-address, a node set such as rack[1-4]n[01-32], a @group of ClusterShell's, or ':' for this machine without SSH.
-DUR is a number of seconds, or a number with s, m, h or d behind it. '-' as a FILE is standard input.
+USAGE = """\
+clstr [-n NODE...] [-N FILE...] [options] JOBS
+  JOBS is any of -j CMD, -J FILE... and -S FILE..., or -E CMD"""
 
-Exit status: 0 every job was done; 1 some job failed or never ran, or output could not be written; 2 wrong usage or
-input; 141 standard output was closed; 129, 130, 143 stopped by SIGHUP, SIGINT, SIGTERM. Signals: the first ^C
-terminates what runs and leaves, the second leaves at once; SIGUSR1 lists the running jobs; SIGUSR2 drains.
+EPILOG = """\
+NODE is [USER@]HOST[:PORT] [slots=N|auto] [class=NAME,...]; HOST is a name or an alias from ssh_config, an address, a
+node set such as rack[1-4]n[01-32], a @group of ClusterShell's, or ':' for this machine without SSH. DUR is a number of
+seconds, or a number with s, m, h or d behind it. '-' as a FILE is standard input.
+
+Exit status: 0 every job was done; 1 some job failed, was held or never ran, or output or a record could not be
+written; 2 wrong usage or input; 141 standard output was closed; 129, 130, 143 stopped by SIGHUP, SIGINT, SIGTERM.
+
+Signals: the first ^C terminates what runs and leaves, the second leaves at once; SIGUSR1 lists the running jobs;
+SIGUSR2 drains.
 """
 
 
@@ -32,15 +38,37 @@ class _Parser(argparse.ArgumentParser):
         raise BadInput(f"{message} (see clstr --help)")
 
 
+class _HelpText(argparse.HelpFormatter):
+    """Fills paragraphs to the width of the terminal, names a value once, and breaks no flag in two at its hyphen."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        return f"{action.metavar}..." if action.nargs == "+" else super()._format_args(action, default_metavar)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        import textwrap
+
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = (self._split_lines(part, width - len(indent)) for part in text.split("\n\n"))
+        return "\n\n".join("\n".join(indent + line for line in lines) for lines in paragraphs)
+
+
 def parser() -> argparse.ArgumentParser:
     """All flags, in groups."""
     parser = _Parser(
         prog="clstr",
-        usage="clstr [-n NODE...] [-N FILE...] (-j CMD | -J FILE... | -S FILE... | -E CMD) [options]",
+        usage=USAGE,
         description="Run a list of jobs on a pile of machines over SSH. A job that fails is put back in the queue "
         "and its node gets no more work.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpText,
         allow_abbrev=False,
         add_help=False,
     )

@@ -136,7 +136,13 @@ def test_help_and_version_are_no_errors(clstr: Run) -> None:
     shown = clstr("--help")
     assert shown.status == 0
     titles = re.findall(r"^(\S[^\n]*):$", shown.stdout.decode(), re.M)
-    assert titles[:5] == ["nodes", "jobs", "what failure means", "output", "monitoring"]
+    assert titles[:6] == ["nodes", "jobs", "what failure means", "output", "monitoring", "records"]
+
+
+def test_the_help_fits_a_narrow_terminal_and_breaks_no_flag(clstr: Run) -> None:
+    lines = clstr("--help", env={"COLUMNS": "80"}).stdout.decode().splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    assert [line for line in lines if re.search(r"(?<![\w-])--?[a-z-]*-$", line)] == []
 
 
 def test_an_error_without_stderr_is_still_an_error(clstr: Run) -> None:
