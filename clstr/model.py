@@ -9,6 +9,7 @@ here as classes too, so that an observer sees one stream: what happened (facts) 
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, assert_never
 
@@ -434,6 +435,20 @@ class Observer(Protocol):
 
     def saw(self, when: float, event: Fact | News) -> None:
         """React to the event; must not block."""
+
+
+class Gate(Protocol):
+    """Knows which jobs were done before this run."""
+
+    def done(self, jobs: Sequence[Job]) -> Collection[int]:
+        """The ids of those that are done already; asked once of every job, before it goes into the scheduler."""
+
+
+class Door(Protocol):
+    """Lets attempts begin, or not: asked between the order to start one and its command."""
+
+    def enter(self, attempt: Attempt) -> Found | Refused | None:
+        """None: it may begin, and whoever else asks is refused until the attempt is told of as over."""
 
 
 class Flow(Protocol):
