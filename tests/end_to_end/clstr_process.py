@@ -39,9 +39,14 @@ class Result:
         return sorted(self.stdout.decode().splitlines())
 
 
+TREE = Path(__file__).parents[2]
+"""What is tested stands beside the tests, whatever copy of clstr the interpreter has installed."""
+
+
 def environment(directory: Path) -> dict[str, str]:
     """A bare environment, with ``directory`` as the home."""
-    return {"PATH": os.environ["PATH"], "HOME": str(directory), "LC_ALL": "C.UTF-8", "TERM": "xterm"}
+    bare = {"PATH": os.environ["PATH"], "HOME": str(directory), "LC_ALL": "C.UTF-8", "TERM": "xterm"}
+    return bare | {"PYTHONPATH": str(TREE)}
 
 
 class Process:
