@@ -9,18 +9,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import Sequence
 
 from clstr.cli.ending import USAGE
-from clstr.cli.flags import parser
+from clstr.cli.flags import SYNOPSIS, parser
 from clstr.cli.plan import make_plan
 from clstr.model import BadInput
+
+FIRST_STEP = "clstr -n ': slots=2' -j 'echo hello' -j 'echo hello again'"
+"""A run that succeeds everywhere: on this machine, without SSH."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words:
+        for line in (*f"usage: {SYNOPSIS}".splitlines(), f"try: {FIRST_STEP}", "see: clstr --help"):
+            _say(line)
+        return USAGE
     try:
-        plan = make_plan(parser().parse_args(arguments))
+        plan = make_plan(parser().parse(words))
         from clstr.cli.run import run
 
         return asyncio.run(run(plan))

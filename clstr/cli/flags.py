@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from clstr import __version__
@@ -14,7 +15,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
-USAGE = """\
+SYNOPSIS = """\
 clstr [-n NODE...] [-N FILE...] [options] JOBS
   JOBS is any of -j CMD, -J FILE... and -S FILE..., or -E CMD"""
 
@@ -31,11 +32,55 @@ SIGUSR2 drains.
 """
 
 
+ELSEWHERE = {
+    "-H": "-n NODE",
+    "-P": "-m N",
+    "-b": "--fold",
+    "-p": "-m N",
+    "-t": "--timeout DUR, or --connect-timeout DUR",
+    "-w": "-n NODE",
+    "--halt": "--max-failed N",
+    "--hosts": "-n NODE",
+    "--hostfile": "-N FILE",
+    "--inventory": "-N FILE",
+    "--jobs": "-m N, or slots=N behind a node",
+    "--max-procs": "-m N, or slots=N behind a node",
+    "--par": "-m N",
+    "--slf": "-N FILE",
+    "--sshlogin": "-n NODE",
+    "--sshloginfile": "-N FILE",
+}
+"""What the flags of GNU parallel, xargs, pdsh, clush and pssh are called here, where ours have other names."""
+
+
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and say what was meant."""
 
     def error(self, message: str) -> NoReturn:
         raise BadInput(f"{message} (see clstr --help)")
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """The flags in these words. Raises BadInput."""
+        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        for word in words:
+            if f"-{word}" in known:  # argparse would take -job for -j ob
+                raise BadInput(f"{word} has one '-' too few (write -{word})")
+        flags, strange = self.parse_known_args(words)
+        for word in strange:
+            if word.startswith("-"):
+                raise BadInput(f"unknown flag {word} ({_meant(word.partition('=')[0], known)})")
+        if strange:
+            raise BadInput(f"unexpected word {strange[0]!r} (a job is one word: quote it whole, as in -j 'echo hello')")
+        return flags
+
+
+def _meant(flag: str, known: Sequence[str]) -> str:
+    import difflib
+
+    if flag in ELSEWHERE:
+        return f"here it is {ELSEWHERE[flag]}; see clstr --help"
+    nearest = difflib.get_close_matches(flag, known, n=1)
+    return f"did you mean {nearest[0]}? see clstr --help" if nearest else "see clstr --help"
 
 
 class _HelpText(argparse.HelpFormatter):
@@ -60,11 +105,11 @@ class _HelpText(argparse.HelpFormatter):
         return "\n\n".join("\n".join(indent + line for line in lines) for lines in paragraphs)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> _Parser:
     """All flags, in groups."""
     parser = _Parser(
         prog="clstr",
-        usage=USAGE,
+        usage=SYNOPSIS,
         description="Run a list of jobs on a pile of machines over SSH. A job that fails is put back in the queue "
         "and its node gets no more work.",
         epilog=EPILOG,

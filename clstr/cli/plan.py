@@ -170,7 +170,7 @@ def _check_combinations(flags: argparse.Namespace) -> None:
     if not flags.node and not flags.node_file:
         raise BadInput("no nodes (name them with -n NODE or -N FILE; ':' is this machine)")
     if flags.on_each_node is None and not flags.job and not flags.job_file:
-        raise BadInput("no jobs (name them with -j CMD, -J FILE or -E CMD)")
+        raise BadInput("no jobs (name them with -j CMD, -J FILE, -S FILE or -E CMD; the words behind -n are nodes)")
     if flags.on_each_node is not None:
         for given, flag in (
             (flags.job, "--job"),
@@ -181,6 +181,9 @@ def _check_combinations(flags: argparse.Namespace) -> None:
         ):
             if given:
                 raise BadInput(f"--on-each-node does not go with {flag} (drop one of them)")
+    for text in flags.job:
+        if text.isdigit():
+            raise BadInput(f"--job: {text!r} is no command (jobs at once: slots=N behind a node, or -m N for all)")
     if flags.job_class == "":
         raise BadInput("--class: empty name (name a class, or drop it)")
     if flags.follow and not flags.node_file:

@@ -51,7 +51,9 @@ def check_files(files: Sequence[str], stdin_fd: int = 0) -> None:
         try:
             mode = os.fstat(stdin_fd).st_mode if path == "-" else os.stat(path).st_mode
         except OSError as error:
-            raise BadInput(f"{name}: {reason(error)} (give a file with one job a line)") from None
+            raise BadInput(
+                f"{name}: {reason(error)} (give a file with one job a line; a job itself goes with -j)"
+            ) from None
         if stat.S_ISDIR(mode) or stat.S_ISSOCK(mode):
             kind = "directory" if stat.S_ISDIR(mode) else "socket"
             raise BadInput(f"{name}: is a {kind} (give a file with one job a line)")

@@ -42,6 +42,8 @@ _RANGE = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18})(?:/([0-9]{1,18}))?)?")
 _SHELL = frozenset("'\"`$\\;<>|(){}")
 """What ssh refuses in a host name since OpenSSH 9.6. ClusterShell hands it to a shell in a group's name."""
 
+_KEYS = ("slots", "class")
+
 _NEVER_IN_A_HOST = _SHELL | frozenset("/@:=#[],!&^")
 
 
@@ -80,7 +82,7 @@ def read_nodes(texts: Sequence[str], files: Sequence[str], read_stdin: Callable[
     entries = [entry for text in texts for entry in parse_node(text, "--node")]
     for path in files:
         for number, line in _lines(path, read_stdin):
-            entries += parse_node(line, f"{label(path)}:{number}")
+            entries += _parse_line(line, f"{label(path)}:{number}")
     return entries
 
 
@@ -93,8 +95,30 @@ def read_excluded(texts: Sequence[str], files: Sequence[str], read_stdin: Callab
     for path in files:
         for number, line in _lines(path, read_stdin):
             bare = re.split(r"[ \t]#", line, maxsplit=1)[0]
-            named += [entry.node for entry in parse_node(bare, f"{label(path)}:{number}")]
+            named += [entry.node for entry in _parse_line(bare, f"{label(path)}:{number}")]
     return named
+
+
+def _parse_line(line: str, origin: str) -> list[Entry]:
+    """As ``parse_node``, for a line of a file, which may be the wrong file."""
+    try:
+        return parse_node(line, origin)
+    except BadInput:
+        if not _is_a_command(line):
+            raise
+        raise BadInput(
+            f"{origin}: {_quoted(line)} looks like a command, not like a node (is this the job file? nodes go with "
+            "-N, jobs with -J)"
+        ) from None
+
+
+def _is_a_command(line: str) -> bool:
+    first, *rest = line.split()
+    if not line.replace("\t", " ").isprintable() or "=" in first:
+        return False
+    if rest and ("=" in rest[0] or rest[0] in _KEYS or rest[0].isdigit() or rest[0][0] == "#"):
+        return False
+    return bool(rest) or first.startswith(("/", "./")) or not _SHELL.isdisjoint(line)
 
 
 def exclude(entries: Iterable[Entry], nodes: Sequence[Node]) -> list[Entry]:
@@ -145,7 +169,8 @@ def _lines(path: str, read_stdin: Callable[[], bytes]) -> Iterator[tuple[int, st
     try:
         data = read_stdin() if path == "-" else _content(path)
     except OSError as error:
-        raise BadInput(f"{name}: {reason(error)} (give a file with one NODE a line)") from None
+        cure = "give a file with one NODE a line; a node itself goes with -n"
+        raise BadInput(f"{name}: {reason(error)} ({cure})") from None
     for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         try:
             line = raw.decode().strip(" \t\r")
@@ -187,9 +212,13 @@ def _keys(words: list[str], origin: str) -> dict[str, str]:
     for word in words[1:]:
         key, equals, value = word.partition("=")
         where = f"{origin}: {_quoted(word)} after {_quoted(words[0])}"
+        if word.isdigit():
+            raise BadInput(f"{where} is not KEY=VALUE (write slots={_shortened(word)})")
+        if word.startswith("#"):
+            raise BadInput(f"{where} is not KEY=VALUE (a comment has a line of its own)")
         if not equals:
             raise BadInput(f"{where} is not KEY=VALUE (a NODE is a host and perhaps slots=N, not a command)")
-        if key not in ("slots", "class"):
+        if key not in _KEYS:
             raise BadInput(f"{where}: unknown key (those there are: slots=N, slots=auto, class=NAME)")
         if key in keys:
             raise BadInput(f"{where}: {key}= stands there twice (write it once)")
@@ -322,6 +351,9 @@ def _check_host(host: str, origin: str) -> None:
 
 
 def _no_host(text: str, origin: str) -> BadInput:
+    if of_parallel := re.fullmatch(r"([0-9]+)/([\w.-]+)", text):
+        slots, host = map(_shortened, of_parallel.groups())
+        return BadInput(f"{origin}: {_quoted(text)} is not a host (write '{host} slots={slots}')")
     return BadInput(f"{origin}: {_quoted(text)} is not a host (a NODE is a host and perhaps slots=N)")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ JOB = ["-j", "true"]
 
 REFUSED = {
     # Nodes.
-    "no nodes": (JOB, "no nodes"),
+    "no nodes": (JOB, "no nodes (name them with -n NODE or -N FILE; ':' is this machine)"),
     "an empty node file": (["-N", "empty.txt", *JOB], "the node files name no node"),
     "all nodes excluded": ([*NODE, "--exclude", "127.0.0.1", *JOB], "no nodes are left after --exclude"),
     "a missing node file": ([*NODE, "-N", "missing.txt", *JOB], "missing.txt: No such file or directory"),
@@ -70,9 +71,20 @@ REFUSED = {
     "a bad duration": ([*NODE, *JOB, "--timeout", "1w"], "argument --timeout: '1w' is not a duration"),
     "no time at all": ([*NODE, *JOB, "--stall-timeout", "0"], "argument --stall-timeout: '0' is not a duration"),
     "a bad policy": ([*NODE, *JOB, "--host-key", "maybe"], "argument --host-key: invalid choice: 'maybe'"),
-    "an unknown flag": ([*NODE, *JOB, "--colour"], "unrecognized arguments: --colour"),
-    "a word too many": (["job", *NODE, *JOB], "unrecognized arguments: job"),
-    "a shortened flag": ([*NODE, "--job-fil", "jobs.txt"], "unrecognized arguments: --job-fil"),
+    "an unknown flag": ([*NODE, *JOB, "--colour"], "unknown flag --colour (did you mean --color?"),
+    "an unknown flag and its value": ([*NODE, *JOB, "--max-node=3"], "unknown flag --max-node=3 (did you mean"),
+    "a flag like no other": ([*NODE, *JOB, "--zzz"], "unknown flag --zzz (see clstr --help)"),
+    "a flag of pdsh's": (["-w", "n1", *NODE, *JOB], "unknown flag -w (here it is -n NODE"),
+    "a flag of parallel's": (["--sshlogin", "n1", *NODE, *JOB], "unknown flag --sshlogin (here it is -n NODE"),
+    "a shortened flag": ([*NODE, "--job-fil", "jobs.txt"], "unknown flag --job-fil (did you mean --job-file?"),
+    "a long flag with one dash": ([*NODE, "-job", "true"], "-job has one '-' too few (write --job)"),
+    "a word too many": (["job", *NODE, *JOB], "unexpected word 'job' (a job is one word: quote it whole"),
+    "a job without its quotes": ([*NODE, "-j", "echo", "hello"], "unexpected word 'hello' (a job is one word: "),
+    "a job in place of its file": ([*NODE, "-J", "echo hi"], "echo hi: No such file or directory (give a file"),
+    "a command behind the nodes": ([*NODE, "uptime"], "no jobs (name them with -j CMD"),
+    "a number of jobs at once": ([*NODE, "-j", "8", "-J", "jobs.txt"], "--job: '8' is no command (jobs at once"),
+    "slots without quotes": (["-n", "n1", "slots=4", *JOB], "--node: 'slots=4' is not a host (quote the whole"),
+    "the files swapped": (["-N", "work.txt", "-J", "jobs.txt"], "work.txt:2: 'echo one' looks like a command"),
     # Files to write, and files of SSH.
     "an output in no directory": ([*NODE, *JOB, "-o", "missing/out"], "missing/out: No such file or directory"),
     "a directory as output": ([*NODE, *JOB, "-e", "."], ".: Is a directory"),
@@ -91,6 +103,7 @@ REFUSED = {
 def test_bad_input_is_one_line_before_any_connection(clstr: Run, tmp_path: Path, guarded_port: int, case: str) -> None:
     (tmp_path / "empty.txt").write_text("# none\n\n")
     (tmp_path / "jobs.txt").write_text("true\n")
+    (tmp_path / "work.txt").write_text("hostname\necho one\n")
     (tmp_path / "bad_slots.txt").write_text("n1 slots=2\nn2 slots=many\n")
     (tmp_path / "dash.txt").write_text("-oProxyCommand=x\n")
     (tmp_path / "wrong_config").write_text("NoSuchOption yes\n")
@@ -129,6 +142,24 @@ def test_nothing_is_opened_of_a_job_file_before_its_turn(clstr: Run, tmp_path: P
     os.mkfifo(fifo)
     result = clstr("-n", "n1", "-n", "n*", "-J", fifo)  # would wait for a writer that never comes
     assert result.status == 2
+
+
+def test_without_a_word_the_usage_is_shown(clstr: Run) -> None:
+    result = clstr()
+    usage, jobs, first_step, more = result.stderr.splitlines()
+    assert (result.status, result.stdout) == (2, b"")
+    assert usage.startswith("usage: clstr [-n NODE...] [-N FILE...]")
+    assert "-j CMD" in jobs
+    assert more == "see: clstr --help"
+    tried = clstr(*shlex.split(first_step.removeprefix("try: clstr ")))
+    assert (tried.status, tried.lines) == (0, ["hello", "hello again"])
+
+
+def test_files_with_the_line_ends_of_windows_work(clstr: Run, tmp_path: Path) -> None:
+    (tmp_path / "nodes.txt").write_bytes(b"# nodes\r\n: slots=2\r\n\r\n")
+    (tmp_path / "jobs.txt").write_bytes(b"echo one\r\n\r\n# none\r\necho two\r\n")
+    result = clstr("-N", "nodes.txt", "-J", "jobs.txt")
+    assert (result.status, result.lines, result.stderr) == (0, ["one", "two"], "")
 
 
 def test_help_and_version_are_no_errors(clstr: Run) -> None:
