@@ -1,8 +1,8 @@
 """Runs a job file through clstr's own rooms on 100 scripted nodes, whose jobs end at once.
 
-    scripted.py JOB_FILE
+    scripted.py JOB_FILE FAILURES
 
-Prints how many jobs were done, and the peak memory of this process in kB.
+The first FAILURES attempts of each job fail. Prints how many jobs were done, and the peak memory of this process in kB.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from clstr.inputs.jobs import JobStream
 from clstr.inputs.listing import Listing
 from clstr.model import Attempt, Exited, Flow, Node, Outcome, Sink, Slot
 from clstr.runner import Conditions, Preparation, Runner, Steps
-from clstr.scheduler import Scheduler
+from clstr.scheduler import Limits, Need, Scheduler
 from clstr.transport import MAX_COMMAND, Command
 
 
@@ -24,11 +24,12 @@ class Scripted:
 
     lasting = False
 
-    def __init__(self) -> None:
+    def __init__(self, failures: int) -> None:
+        self._failures = failures
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def connect(self, node: Node) -> Scripted:
-        return Scripted()
+        return Scripted(self._failures)
 
     async def channel(self) -> Scripted:
         return self
@@ -38,7 +39,8 @@ class Scripted:
         sink.begun(self)
         sink.stdout(b"line\n")
         sink.finished()
-        return Exited(0)
+        attempt = dict(command.environment)["CLSTR_ATTEMPT"]
+        return Exited(int(int(attempt) <= self._failures))
 
     def spare(self) -> None:
         """None."""
@@ -67,15 +69,16 @@ class Scripted:
         """A sink that swallows."""
 
 
-async def main(path: str) -> None:
+async def main(path: str, failures: int) -> None:
     """Run the file."""
-    swallow = Scripted()
+    swallow = Scripted(failures)
 
     def sink_of(attempt: Attempt) -> Sink:
         return swallow
 
-    scheduler = Scheduler()
-    source = JobStream([], [path], longest=MAX_COMMAND)
+    # No node is evicted: every other attempt at least succeeds.
+    scheduler = Scheduler(Limits(node_failures=1000, stream=Need(None, True)))
+    source = JobStream([], [path], longest=MAX_COMMAND, budget=failures)
     preparation = Preparation(Steps(), Listing([]), lambda text: None, lambda text: None)
     runner = Runner(scheduler, source, lambda node: swallow, sink_of, Conditions(), preparation)
     await runner.run([Slot(Node(f"n{k}", f"n{k}"), 1) for k in range(100)])
@@ -83,6 +86,6 @@ async def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
     status = Path("/proc/self/status").read_text()
     print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
