@@ -1,23 +1,24 @@
-"""The jobs that wait, in lanes: the one place that knows which job may start where, and in which order.
+"""The jobs that are ready, in lanes: the one place that knows which job may start where, and in which order.
 
-A lane holds jobs that the scheduler need not tell apart: same pin, same need, same tier, same nodes to avoid. Within a
-lane the first by rank goes first; across lanes the best head that the node may take goes first. So the cost
-of an event grows with the number of lanes, never with jobs, nodes or idle slots.
+A lane holds jobs that the scheduler need not tell apart: same pin, same need, same tokens, same standing, same nodes to
+avoid. Within a lane the first by rank goes first; across lanes the best head that the node may take goes first. So
+the cost of an event grows with the number of lanes, never with jobs, nodes or idle slots.
 
-Ranks (cli.md, failure rules 4 and 5): a requeued job with a budget goes before jobs never tried, those in
-input order; a requeued job without a budget goes behind every job that waits untried, in the order in which
-they came back. The jobs of a stream that has not paused wait untried too, although nobody has read them.
+Ranks (cli.md, failure rules 4 and 5; submit.md, ``priority``): a requeued job with a budget goes before jobs never
+tried, those in input order; a requeued job without a budget goes behind every job that waits untried, in the order
+in which they came back. Among jobs that these rules rank alike, the higher priority goes first. The jobs of a stream
+wait untried too, although nobody has read them: unless the stream has paused, a job that ranks behind the next of
+them starts only where no job of the stream may run.
 
-What a later rule adds here: a job's tokens become part of the lane's signature, its priority part of the rank;
-a lane short of tokens is parked by what it lacks; jobs that wait for others stand at a barrier, outside the
-lanes, until it opens.
+Tokens are taken all or none when a job starts, and given back when its attempt ends. A lane that is short of them is
+passed over, and blocks nobody: it is a lane like others again as soon as they are there.
 """
 
 from __future__ import annotations
 
 import enum
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -32,6 +33,14 @@ class Tier(enum.IntEnum):
     BEHIND = 2  # requeued without a budget
 
 
+class Standing(enum.Enum):
+    """What a rank is to the stream. All jobs of one standing rank before its next job, or none does."""
+
+    BEFORE = "before every job that is not read yet"
+    FILED = "by its place in the input, from a submit file"
+    BEHIND = "behind the whole stream"
+
+
 class Need(NamedTuple):
     """What a job asks of a node: to be of its class, and, without a budget, not to be on parole."""
 
@@ -41,7 +50,10 @@ class Need(NamedTuple):
 
 PLAIN = Need()
 
-Rank: TypeAlias = tuple[Tier, int]
+Rank: TypeAlias = tuple[Tier, int, int]
+"""Lower goes first: the tier, the priority with its sign turned, the order of input or of coming back."""
+
+Tokens: TypeAlias = tuple[tuple[str, int], ...]
 Avoided: TypeAlias = frozenset[Node]
 NOWHERE: Avoided = frozenset()
 
@@ -52,6 +64,7 @@ class Entry:
 
     job: Job
     rank: Rank
+    filed: bool = False  # it came from a submit file, not by the stream
     attempts: int = 0
     charges: int = 0
     avoided: Avoided = NOWHERE
@@ -63,6 +76,15 @@ class Entry:
     def need(self) -> Need:
         return Need(self.job.job_class, self.job.budget is not None)
 
+    @property
+    def standing(self) -> Standing:
+        tier, against, _ = self.rank
+        if tier is Tier.AGAIN or (tier is Tier.UNTRIED and against < 0):
+            return Standing.BEFORE
+        if tier is Tier.BEHIND or against > 0:
+            return Standing.BEHIND
+        return Standing.FILED if self.filed else Standing.BEFORE
+
     def __lt__(self, other: Entry) -> bool:
         return self.rank < other.rank
 
@@ -73,7 +95,8 @@ class Lane:
 
     pin: Node | None
     need: Need
-    tier: Tier
+    tokens: Tokens
+    standing: Standing
     avoided: Avoided
     heap: list[Entry] = field(default_factory=list)
     dials: int = 0
@@ -84,26 +107,27 @@ class Lane:
 
     @property
     def signature(self) -> Signature:
-        return self.pin, self.need, self.tier, self.avoided
+        return self.pin, self.need, self.tokens, self.standing, self.avoided
 
 
-Signature: TypeAlias = tuple[Node | None, Need, Tier, Avoided]
+Signature: TypeAlias = tuple[Node | None, Need, Tokens, Standing, Avoided]
 
 
 class Backlog:
-    """All lanes."""
+    """All lanes, and the tokens that are free."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: Mapping[str, int]) -> None:
         self._lanes: dict[Signature, Lane] = {}
         self._pinned: dict[Node, list[Lane]] = {}
         self._free: list[Lane] = []  # the lanes without a pin
         self.waiting = 0
-        self._plain: dict[Need, int] = {}
-        self.paused = False  # the stream of jobs is dry or at its end: tier BEHIND may start
+        self.tokens = dict(tokens)
+        self.paused = False  # the stream of jobs is dry or at its end: nobody stands behind it
+        self.next_read = 1  # the id that the stream's next job will have
 
     def push(self, entry: Entry) -> None:
         """The job waits."""
-        signature = (entry.job.pin, entry.need, entry.rank[0], entry.avoided)
+        signature = (entry.job.pin, entry.need, entry.job.terms.tokens, entry.standing, entry.avoided)
         lane = self._lanes.get(signature)
         if lane is None:
             lane = self._lanes[signature] = Lane(*signature)
@@ -112,12 +136,12 @@ class Backlog:
             else:
                 self._pinned.setdefault(lane.pin, []).append(lane)
         heapq.heappush(lane.heap, entry)
-        self._count(lane, 1)
+        self.waiting += 1
 
     def pop(self, lane: Lane) -> Entry:
         """Take the first job of a lane that has one."""
         entry = heapq.heappop(lane.heap)
-        self._count(lane, -1)
+        self.waiting -= 1
         self.drop_if_done(lane)
         return entry
 
@@ -132,21 +156,44 @@ class Backlog:
             if not self._pinned[lane.pin]:
                 del self._pinned[lane.pin]
 
-    def _count(self, lane: Lane, change: int) -> None:
-        self.waiting += change
-        if lane.pin is None and lane.tier is not Tier.BEHIND and not lane.avoided:
-            self._plain[lane.need] = self._plain.get(lane.need, 0) + change
+    # --- tokens --------------------------------------------------------------------------------------------
 
-    def plain(self, need: Need) -> int:
-        """How many jobs of this need wait that are not pinned, avoid no node and stand behind no stream."""
-        return self._plain.get(need, 0)
+    def take_tokens(self, entry: Entry) -> None:
+        """The job starts."""
+        for name, units in entry.job.terms.tokens:
+            self.tokens[name] -= units
 
-    def free_lanes(self) -> list[Lane]:
-        """The lanes without a pin whose first job may start now, best head first."""
-        lanes = [lane for lane in self._free if lane.heap and self._open(lane)]
+    def return_tokens(self, entry: Entry) -> None:
+        """The job's attempt has ended."""
+        for name, units in entry.job.terms.tokens:
+            self.tokens[name] += units
+
+    def startable(self, lane: Lane) -> int:
+        """How many of the lane's jobs the free tokens are enough for."""
+        return min([len(lane.heap), *(self.tokens[name] // units for name, units in lane.tokens)])
+
+    def all_startable(self) -> int:
+        """How many jobs wait for no tokens; of lanes that claim the same, each counts by itself."""
+        short = (len(lane.heap) - self.startable(lane) for lane in self._free if lane.tokens)
+        return self.waiting - sum(short)
+
+    # --- order ---------------------------------------------------------------------------------------------
+
+    def leads(self, lane: Lane) -> bool:
+        """Do the lane's jobs go before the next one of the stream?"""
+        return lane.head.rank < (Tier.UNTRIED, 0, self.next_read)
+
+    def ready_lanes(self) -> list[Lane]:
+        """The lanes without a pin whose first job has its tokens, best head first."""
+        lanes = [lane for lane in self._free if lane.heap and self.startable(lane)]
         if len(lanes) > 1:
             lanes.sort(key=lambda lane: lane.head.rank)
         return lanes
+
+    def ahead(self, need: Need) -> int:
+        """How many jobs of this need, which avoid no node, may start before the stream's next."""
+        lanes = (lane for lane in self._free if lane.need == need and lane.heap and not lane.avoided)
+        return sum(self.startable(lane) for lane in lanes if self.leads(lane))
 
     def needs(self) -> list[Need]:
         """What the waiting jobs without a pin ask for, each once."""
@@ -175,9 +222,6 @@ class Backlog:
             while lane.heap:
                 taken.append(self.pop(lane))
         return sorted(taken)
-
-    def _open(self, lane: Lane) -> bool:
-        return self.paused or lane.tier is not Tier.BEHIND
 
     def entries(self) -> Iterator[Entry]:
         """Every waiting job, in no promised order."""

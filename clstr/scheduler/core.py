@@ -3,46 +3,52 @@
 The law:
 - No I/O, no clock, no randomness, no asyncio, no logging, and no iteration over sets: same facts in, same
   orders and news out. Every method that takes a fact gives the list of what follows from it, in order.
-- Every Want, Dial and Start is answered by exactly one fact, or cancelled by Finished (a Dial by Close too):
+- Every Want, Dial, Start and Copy is answered by exactly one fact, or cancelled by Finished (a Dial by Close too):
   Want by ``jobs`` or ``exhausted``, Dial by ``connected`` or ``unreachable``, Start by ``ended``, with
-  ``started`` before it when the job really began. Kill has no answer but the attempt's ``ended``.
-  ``exhausted`` may come unasked, as soon as the end is known. ``quiet`` answers nothing: it says that the
-  stream has no job at hand just now, so that a requeued job need not stand behind it; the Want stays owed.
-- After ``ended`` with Lost or NotStarted, ``lost`` or ``unreachable`` follows for the node; until then
-  nothing is started there.
+  ``started`` before it when the job really began, Copy by ``copied``. Kill has no answer but the attempt's ``ended``
+  or ``copied``. ``exhausted`` may come unasked, as soon as the end is known. ``quiet`` answers nothing: it says that
+  the stream has no job at hand just now, so that no job need stand behind it; the Want stays owed.
+- After ``ended`` with Lost or NotStarted, ``lost`` or ``unreachable`` follows for the node, behind the ``ended`` and
+  ``copied`` of all that was under way there; until then nothing is started there.
 - A fact after Finished is ignored. A fact that answers nothing is a bug of the caller and raises.
 
-Theory of operation. A job waits in the backlog, or runs, or has ended; a slot is spare (its node not
-connected), idle or running, until its node is evicted or the slot retires. After each fact ``_settle``
-does, in this order: end the run if it is over; start what may start on idle slots, best job first; dial for
-what still waits; want jobs for slots that have none. In use is what connects or runs, and it never
-exceeds ``max_nodes``; an idle slot is not in use, so room that it leaves goes to the first job in the queue.
+Theory of operation. A job stands at a barrier until all that it comes after is done, waits in the backlog, runs, is
+being copied, or has ended; a slot is spare (its node not connected), idle or running, until its node is evicted or
+the slot retires. After each fact ``_settle`` does, in this order: end the run if it is over; start what may start
+on idle slots, best job first; dial for what still waits; want jobs for slots that have none. In use is what
+connects or runs, and it never exceeds ``max_nodes``; an idle slot is not in use, so room that it leaves goes to the
+first job in the queue. Nor is a copy in use: the slot and the tokens of a job are free as soon as it has exited, and
+only its node's connection is kept.
 
 Whom a failure is blamed on (rules 3 to 6) is in ``_charge``, ``_strike``, ``_strike_out`` and ``_parole``. Every
 parole ends in a success, a charge to a finite budget, a retirement or the node's eviction, so there are no
 more of them than charges: no livelock.
 
-Where later rules go: dependencies, tokens and priorities into the backlog; the copying of results between
-``ended`` and Done, as an order of its own. None changes the shape of this file.
+When a job fails, or its file says ``hold = True``, all that comes after it is held: that is no failure of its own.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from clstr.model import (
     Attempt,
+    Barrier,
     Close,
+    Copy,
+    CopyFailed,
     Dial,
     Done,
     End,
     Event,
     Evicted,
+    Exited,
     Failed,
     Finished,
+    Held,
     Job,
     Kill,
     Node,
@@ -53,13 +59,15 @@ from clstr.model import (
     Retired,
     Slot,
     Start,
+    Stopped,
     Tally,
     Want,
     in_words,
 )
 from clstr.scheduler.backlog import PLAIN, Avoided, Backlog, Entry, Lane, Need, Tier
+from clstr.scheduler.barriers import Barriers, ids_in
 from clstr.scheduler.pools import NodeState, Phase, Pool, Pools
-from clstr.scheduler.verdict import JobFate, NodeFate, verdict
+from clstr.scheduler.verdict import JobFate, NodeFate, took_its_slot, verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,7 @@ class Limits:
     max_failed: int = 0  # failed jobs that drain the run
     stream: Need = PLAIN  # what the jobs that come by Want ask of a node, as far as is known before they come
     follow: bool = False  # nodes may join at any time: jobs that no node may take wait
+    tokens: Mapping[str, int] = field(default_factory=dict)  # how many units of each there are
 
 
 class Scheduler:
@@ -88,9 +97,12 @@ class Scheduler:
         self._pins_spare: OrderedDict[Node, None] = OrderedDict()  # spare nodes with pinned jobs waiting
         self._entries: dict[int, Entry] = {}  # every job that has not ended, by id
         self._attempts: dict[int, Attempt] = {}  # what runs, by job id
-        self._backlog = Backlog()
+        self._copies: dict[int, Attempt] = {}  # what is being copied, by job id
+        self._barriers = Barriers()
+        self._backlog = Backlog(self._limits.tokens)
         self._out: list[Event] = []
-        self._jobs = self._done = self._failed = self._evicted = 0
+        self._jobs = self._done = self._failed = self._held = self._evicted = 0
+        self._filed = range(0)  # the ids of the jobs from submit files
         self._dialing = 0
         self._order = 0  # how many requeues so far: the rank of the next
         self._wanted = 0
@@ -100,6 +112,29 @@ class Scheduler:
         self._finished: Finished | None = None
 
     # --- facts ---------------------------------------------------------------------------------------------
+
+    def submitted(self, batch: Sequence[Job], done: Collection[int] = ()) -> list[Event]:
+        """The jobs of all submit files, before any node; those with an id in ``done`` are done already.
+
+        Their ids follow each other; the stream's go round them. Raises ValueError for jobs that are not whole: an id
+        out of turn, a barrier with an unknown id, more tokens than there are.
+        """
+        if self._finished is not None:
+            return []
+        done = frozenset(done)
+        self._check_submitted(batch)
+        if batch:
+            self._filed = range(batch[0].id, batch[-1].id + 1)
+            self._read_to(0)
+        live = [job for job in batch if not self._enter(job, done, filed=True)]
+        stay = [self._entries[job.id] for job in live if not job.terms.hold]
+        for entry in self._barriers.stop(stay, self._entries):
+            self._wait(entry)
+        for job in live:
+            if job.terms.hold:
+                self._hold(self._entries[job.id], "hold = True")
+                self._hold_after(job, "held")
+        return self._settle()
 
     def nodes(self, joined: Sequence[Slot], left: Sequence[Slot] = ()) -> list[Event]:
         """Slots join, to be taken in this order, and others leave: they retire once their job has ended."""
@@ -112,18 +147,18 @@ class Scheduler:
             self._leave(slot)
         return self._settle()
 
-    def jobs(self, batch: Sequence[Job]) -> list[Event]:
-        """1 to n jobs, the answer to Want(n)."""
+    def jobs(self, batch: Sequence[Job], done: Collection[int] = ()) -> list[Event]:
+        """1 to n jobs, the answer to Want(n); those with an id in ``done`` are done already, and do not count."""
         if self._finished is not None:
             return []
-        if not 1 <= len(batch) <= self._wanted:
-            raise ValueError(f"{len(batch)} jobs for a Want of {self._wanted}")
+        done = frozenset(done)
+        self._check_read(batch, done)
         self._wanted = 0
         self._backlog.paused = False
+        self._read_to(batch[-1].id)
         for job in batch:
-            self._jobs += 1
-            entry = self._entries[job.id] = Entry(job, (Tier.UNTRIED, job.id))
-            self._wait(entry)
+            if not self._enter(job, done):
+                self._wait(self._entries[job.id])
         return self._settle()
 
     def exhausted(self) -> list[Event]:
@@ -178,14 +213,30 @@ class Scheduler:
             raise ValueError(f"{attempt} does not run")
         job_fate, node_fate = verdict(outcome)
         state = self._nodes[attempt.slot.node]
-        entry = self._release(state, attempt, node_fate, counts=job_fate is not JobFate.RETURNED)
+        entry = self._release(state, attempt, node_fate, counts=took_its_slot(outcome))
         self._apply_to_job(entry, job_fate, attempt, outcome)
         self._apply_to_node(state, node_fate, attempt, outcome)
         self._close_if_over(state)
         return self._settle()
 
+    def copied(self, attempt: Attempt, outcome: Outcome) -> list[Event]:
+        """The copy is over: Exited(0) when all results are here, CopyFailed, or Stopped."""
+        if self._finished is not None:
+            return []
+        if self._copies.get(attempt.job.id) != attempt:
+            raise ValueError(f"the results of {attempt} are not being copied")
+        if outcome != Exited(0) and not isinstance(outcome, CopyFailed | Stopped):
+            raise ValueError(f"{outcome} is no end of a copy")
+        job_fate, _ = verdict(outcome)
+        state = self._nodes[attempt.slot.node]
+        del self._copies[attempt.job.id]
+        state.copies -= 1
+        self._apply_to_job(self._entries[attempt.job.id], job_fate, attempt, outcome)
+        self._close_if_over(state)
+        return self._settle()
+
     def lost(self, node: Node, why: str, ours: bool = False) -> list[Event]:
-        """The node's connection broke; its attempts have been reported as Lost before (rule 2).
+        """The node's connection broke; its attempts and copies have been reported as over before (rule 2).
 
         ``ours``: every connection broke at once, which is presumed to be this machine's fault and counts
         against no node.
@@ -213,6 +264,7 @@ class Scheduler:
         if self._finished is None and self._stopping is None:
             self._stopping = why
             self._out.extend(Kill(attempt) for attempt in self._attempts.values())
+            self._out.extend(Kill(attempt) for attempt in self._copies.values())
         return self._settle()
 
     # --- questions -----------------------------------------------------------------------------------------
@@ -223,11 +275,13 @@ class Scheduler:
             jobs=self._jobs,
             done=self._done,
             failed=self._failed,
-            waiting=self._backlog.waiting,
+            waiting=self._backlog.waiting + self._barriers.waiting,
             running=len(self._attempts),
             slots_in_use=0 if self._finished is not None else self._in_use,
             slots_live=self._pools.any.slots,
             evicted=self._evicted,
+            held=self._held,
+            copying=len(self._copies),
         )
 
     @property
@@ -237,13 +291,14 @@ class Scheduler:
     @property
     def more_to_come(self) -> bool:
         """May a slot that runs a job now be given another? (Worth opening its next session ahead.)"""
-        return not self._over and (not self._exhausted or self._backlog.waiting > 0)
+        return not self._over and (not self._exhausted or self._backlog.waiting + self._barriers.waiting > 0)
 
     def owed(self) -> list[str]:
         """The orders without an answer, in words; a run that is not over and owes nothing is stuck."""
         if self._finished is not None:
             return []
-        owed = [f"Start({attempt.job.id})" for attempt in self._attempts.values()]
+        owed = [f"Start({number})" for number in self._attempts]
+        owed += [f"Copy({number})" for number in self._copies]
         if self._wanted:
             owed.append(f"Want({self._wanted})")
         for state in self._nodes.values():
@@ -252,7 +307,7 @@ class Scheduler:
         return owed
 
     def unfinished(self) -> Iterator[Job]:
-        """The jobs that were read and have neither been done nor failed, in input order."""
+        """The jobs that were read and have not been done, failed or held, in input order."""
         for number in sorted(self._entries):
             yield self._entries[number].job
 
@@ -269,7 +324,7 @@ class Scheduler:
 
     def _settle(self) -> list[Event]:
         if self._finished is None:
-            if not self._over:
+            if self._nodes and not self._over:
                 self._serve_all_needs()
             if not self._conclude():
                 if not self._over:
@@ -282,7 +337,7 @@ class Scheduler:
 
     def _conclude(self) -> bool:
         """End the run if it is over, by the first reason that holds."""
-        if self._attempts:
+        if self._attempts or self._copies:
             return False
         if self._stopping is not None:
             return self._finish(End.STOPPED, self._stopping)
@@ -295,7 +350,9 @@ class Scheduler:
         return False
 
     def _conclude_if_blocked(self) -> None:
-        if self._attempts or self._dialing or self._wanted or self._finished is not None or not self._nodes:
+        if self._finished is not None or not self._nodes:
+            return
+        if self._attempts or self._copies or self._dialing or self._wanted:
             return
         if self._limits.follow or any(state.phase is Phase.BROKEN for state in self._nodes.values()):
             return
@@ -335,10 +392,10 @@ class Scheduler:
 
         Pinned jobs are left out: each waits for its one node, and finding their first looks at all nodes.
         """
-        lane = next(iter(self._backlog.free_lanes()), None) if self._limits.max_nodes else None
+        lane = next(iter(self._backlog.ready_lanes()), None) if self._limits.max_nodes else None
         if lane is None or lane.dials or not self._may_dial():
             return False
-        pool = self._pools.of(lane.need)
+        pool = self._open_to(lane)
         if self._pools.first_admitted(lane, pool.idle):
             return False
         node = self._pools.first_admitted(lane, pool.spare)
@@ -346,11 +403,17 @@ class Scheduler:
             self._dial(self._nodes[node], lane)
         return node is not None
 
+    def _open_to(self, lane: Lane) -> Pool:
+        """The nodes that the first job of a lane without a pin need not leave to the stream."""
+        if self._backlog.paused or self._backlog.leads(lane):
+            return self._pools.of(lane.need)
+        return self._pools.of(lane.need, beside=self._limits.stream)
+
     def _best_start(self) -> tuple[Lane, Node] | None:
         """The first job in the queue that an idle slot may take, and that slot's node."""
         best: tuple[Lane, Node] | None = None
-        for lane in self._backlog.free_lanes():
-            node = self._pools.first_admitted(lane, self._pools.of(lane.need).idle)
+        for lane in self._backlog.ready_lanes():
+            node = self._pools.first_admitted(lane, self._open_to(lane).idle)
             if node is not None:
                 best = lane, node
                 break
@@ -362,6 +425,7 @@ class Scheduler:
 
     def _start(self, lane: Lane, node: Node) -> None:
         entry = self._backlog.pop(lane)
+        self._backlog.take_tokens(entry)
         state = self._nodes[node]
         number = self._pools.take_idle(state)
         self._pools.make_busy(state, 1)
@@ -376,11 +440,11 @@ class Scheduler:
     def _dial_nodes(self) -> None:
         if not self._backlog.waiting or not self._pools.any.spare:
             return
-        lanes = iter(self._backlog.free_lanes())
+        lanes = iter(self._backlog.ready_lanes())
         lane = next(lanes, None)
         while lane is not None and self._may_dial():
-            spare = self._pools.of(lane.need).spare
-            node = self._pools.first_admitted(lane, spare) if lane.dials < len(lane.heap) else None
+            spare = self._open_to(lane).spare
+            node = self._pools.first_admitted(lane, spare) if lane.dials < self._backlog.startable(lane) else None
             if node is None:
                 lane = next(lanes, None)
             else:
@@ -393,7 +457,7 @@ class Scheduler:
 
     def _may_dial(self) -> bool:
         # A lane that has been emptied by other slots may leave dials under way: they serve the next as well.
-        most = min(self._limits.max_connecting, self._backlog.waiting)
+        most = min(self._limits.max_connecting, self._backlog.all_startable())
         return self._dialing < most and self._room() > 0
 
     def _dial(self, state: NodeState, lane: Lane) -> None:
@@ -412,11 +476,51 @@ class Scheduler:
         room = pool.slots - pool.busy
         if self._limits.max_nodes:
             room = min(room, self._limits.max_nodes - len(self._attempts))
-        self._wanted = max(0, room - self._backlog.plain(self._limits.stream))
+        self._wanted = max(0, room - self._backlog.ahead(self._limits.stream))
         if self._wanted:
             self._out.append(Want(self._wanted))
 
     # --- jobs ----------------------------------------------------------------------------------------------
+
+    def _check_submitted(self, batch: Sequence[Job]) -> None:
+        """Raise before anything has changed."""
+        if self._nodes or self._filed or self._jobs:
+            raise ValueError("jobs are submitted once, before all else")
+        ids = {job.id: None for job in batch}
+        if list(ids) != list(range(batch[0].id, batch[0].id + len(batch)) if batch else ()):
+            raise ValueError("the ids of submitted jobs do not follow each other")
+        seen: dict[Barrier, None] = {}
+        for job in batch:
+            after = () if job.terms.after is None else ids_in(job.terms.after, seen)
+            if job.pin is not None or not all(number in ids for number in after):
+                raise ValueError(f"job {job.id} is pinned, or comes after one that was not submitted")
+            if any(not 0 < units <= self._limits.tokens.get(name, 0) for name, units in job.terms.tokens):
+                raise ValueError(f"job {job.id} claims tokens that there are not")
+
+    def _check_read(self, batch: Sequence[Job], done: Collection[int]) -> None:
+        """Raise before anything has changed."""
+        new = sum(job.id not in done for job in batch)
+        if not batch or not self._wanted or new > self._wanted:
+            raise ValueError(f"{new} jobs for a Want of {self._wanted}")
+        for job in batch:
+            terms = job.terms
+            if terms.after or terms.tokens or terms.hold or terms.priority:
+                raise ValueError(f"job {job.id} is no job of a stream")
+
+    def _read_to(self, number: int) -> None:
+        """The stream has given out its jobs up to this id; those from submit files stand in its numbers."""
+        following = number + 1
+        self._backlog.next_read = self._filed.stop if following in self._filed else following
+
+    def _enter(self, job: Job, done: Collection[int], filed: bool = False) -> bool:
+        """The job is there. Is it done already?"""
+        self._jobs += 1
+        if job.id in done:
+            self._done += 1
+            self._out.append(Done(job, None))
+            return True
+        self._entries[job.id] = Entry(job, (Tier.UNTRIED, -job.terms.priority, job.id), filed)
+        return False
 
     def _wait(self, entry: Entry) -> None:
         """The job waits; one that is pinned to an evicted node fails at once."""
@@ -441,8 +545,16 @@ class Scheduler:
                 entry.done = True
                 del self._entries[entry.job.id]
                 self._out.append(Done(entry.job, attempt))
+                for opened in self._barriers.opened_by(entry.job.id):
+                    self._wait(opened)
+            case JobFate.COPYING if self._stopping is not None:
+                entry.last = attempt
+                self._wait(entry)  # a stop waits for no copy that has not begun
             case JobFate.COPYING:
-                raise NotImplementedError
+                assert isinstance(outcome, Exited)
+                self._copies[entry.job.id] = attempt
+                self._nodes[attempt.slot.node].copies += 1
+                self._out.append(Copy(attempt, outcome.results))
             case JobFate.FAILED:
                 self._fail(entry, attempt, in_words(outcome))
             case JobFate.CHARGED | JobFate.INTERRUPTED:
@@ -470,7 +582,7 @@ class Scheduler:
             self._strike_out(entry)
             return
         self._order += 1
-        entry.rank = (Tier.BEHIND if budget is None else Tier.AGAIN, self._order)
+        entry.rank = (Tier.BEHIND if budget is None else Tier.AGAIN, -entry.job.terms.priority, self._order)
         if entry.job.pin is None and (keep_away or budget is not None):
             entry.avoided = frozenset({*self._not_gone(entry.avoided), attempt.slot.node})
         self._out.append(Requeued(attempt, outcome))
@@ -486,8 +598,19 @@ class Scheduler:
         self._failed += 1
         del self._entries[entry.job.id]
         self._out.append(Failed(entry.job, attempt, why))
+        self._hold_after(entry.job, "failed")
         if self._draining is None and self._failed == self._limits.max_failed:
             self._draining = f"{self._failed} job{'s' if self._failed > 1 else ''} failed (--max-failed)"
+
+    def _hold_after(self, job: Job, state: str) -> None:
+        """The job will not be done, so nothing may start that comes after it, directly or not."""
+        for entry in self._barriers.given_up_with(job.id):
+            self._hold(entry, f"after {job.name or f'job {job.id}'} {state}")
+
+    def _hold(self, entry: Entry, why: str) -> None:
+        self._held += 1
+        del self._entries[entry.job.id]
+        self._out.append(Held(entry.job, why))
 
     # --- nodes and slots -----------------------------------------------------------------------------------
 
@@ -520,7 +643,7 @@ class Scheduler:
         first = not state.live
         state.live[slot.number] = 0
         if first:
-            self._enter(state)
+            self._bring_in(state)
             return
         self._pools.grow(state, 1)
         if state.phase is Phase.CONNECTED:
@@ -537,7 +660,7 @@ class Scheduler:
             self._retire(state, slot.number)
             self._close_if_over(state)
 
-    def _enter(self, state: NodeState) -> None:
+    def _bring_in(self, state: NodeState) -> None:
         """The node is usable from here on."""
         self._pools.enter(state)
         self._list_pins(state)
@@ -575,6 +698,7 @@ class Scheduler:
         number = attempt.slot.number
         del self._attempts[attempt.job.id]
         entry = state.running.pop(number)
+        self._backlog.return_tokens(entry)
         if fate is NodeFate.AWAITED and state.phase is Phase.CONNECTED:
             state.phase = Phase.BROKEN
             self._clear_idle(state)
@@ -648,7 +772,7 @@ class Scheduler:
         if state.usable and state.paroled:
             self._pools.leave(state)
             state.paroled = False
-            self._enter(state)
+            self._bring_in(state)
         state.paroled = False
 
     def _readmit(self, state: NodeState, paroled: bool = False) -> None:
@@ -662,7 +786,7 @@ class Scheduler:
             if number not in state.live:  # it left the list meanwhile
                 state.live[number] = 0
                 state.leaving[number] = None
-        self._enter(state)
+        self._bring_in(state)
 
     def _serve_all_needs(self) -> None:
         """Rule 6, and the end of jobs of a class that no node is left to serve."""
@@ -699,9 +823,14 @@ class Scheduler:
         """Is a node of this class on parole, or could a job that has not ended yet be what it was evicted for?"""
         pool = self._pools.of(Need(need.job_class, True))
         return pool.nodes > 0 or any(
-            pool.serves(state) and any(job.need.budgeted and job.job.id in self._entries for job in state.streak)
+            pool.serves(state) and any(self._may_fail(job) for job in state.streak)
             for state in self._suspects.values()
         )
+
+    def _may_fail(self, entry: Entry) -> bool:
+        """Could the job still spend its budget?"""
+        number = entry.job.id
+        return entry.need.budgeted and number in self._entries and number not in self._copies
 
     def _fail_class(self, need: Need) -> None:
         """Jobs of a class that no node can serve any more fail at once; those without a class end the run."""
@@ -755,12 +884,14 @@ class Scheduler:
         state.phase = Phase.GONE
 
     def _must_be_connected(self, state: NodeState) -> None:
-        if state.running or state.phase not in (Phase.CONNECTED, Phase.BROKEN):
-            raise ValueError(f"{state.node.text}: {state.phase.value}, {len(state.running)} running")
+        if state.at_work or state.phase not in (Phase.CONNECTED, Phase.BROKEN):
+            raise ValueError(
+                f"{state.node.text}: {state.phase.value}, {len(state.running)} running, {state.copies} being copied"
+            )
 
     def _close_if_over(self, state: NodeState) -> None:
-        """Close a node that will take no more work and runs none."""
-        if state.usable or state.running:
+        """Close a node that will take no more work and has none under way."""
+        if state.usable or state.at_work:
             return
         match state.phase:
             case Phase.CONNECTED:
@@ -781,11 +912,13 @@ class Scheduler:
 
     def check(self) -> None:
         """Raise AssertionError unless the state is whole. For tests: costs time in all there is."""
-        waiting = {entry.job.id for entry in self._backlog.entries()}
-        assert len(waiting) == self._backlog.waiting == sum(len(x.heap) for x in self._backlog.lanes())
-        assert waiting.isdisjoint(self._attempts), "a job both waits and runs"
-        assert waiting | set(self._attempts) == set(self._entries), "a live job is nowhere"
-        assert self._jobs == self._done + self._failed + len(self._entries), "a job is lost"
+        where = [entry.job.id for entry in (*self._backlog.entries(), *self._barriers.entries())]
+        assert len(where) == self._backlog.waiting + self._barriers.waiting
+        where += [*self._attempts, *self._copies]
+        assert sorted(where) == sorted(self._entries), "a live job is nowhere, or in two places"
+        assert self._jobs == self._done + self._failed + self._held + len(self._entries), "a job is lost"
+        self._barriers.check(self._entries)
+        self._check_tokens()
         for pool in self._pools.all():
             self._check_pool(pool)
         taken = [attempt.slot for attempt in self._attempts.values()]
@@ -796,31 +929,39 @@ class Scheduler:
         assert self._dialing == sum(state.phase is Phase.DIALING for state in states)
         assert self._dialing == sum(lane.dials for lane in self._backlog.lanes())
         assert len(self._attempts) == sum(len(state.running) for state in states)
+        copies = Counter(attempt.slot.node for attempt in self._copies.values())
+        assert copies == Counter({state.node: state.copies for state in states if state.copies})
         assert self._evicted == sum(state.evicted for state in states)
         assert dict(self._suspects) == {x.node: x for x in states if x.banned}
         assert self._dialing <= self._limits.max_connecting
         assert not self._limits.max_nodes or self._in_use <= self._limits.max_nodes
         if self._finished is None:
-            idles = self._nodes == {} or self._limits.follow
+            idles = not self._nodes or self._limits.follow
             assert idles or self.owed(), "nothing is owed and the run is not over"
             if not self._over and self._room() > 0:
                 assert self._best_start() is None, "a job waits beside a slot that may take it"
         else:
             assert self._finished.end is not End.STUCK
             assert not self._attempts, "the run is over with jobs running"
+            assert not self._copies, "the run is over with results under way"
+
+    def _check_tokens(self) -> None:
+        claimed: Counter[str] = Counter()
+        for state in self._nodes.values():
+            for entry in state.running.values():
+                claimed.update(dict(entry.job.terms.tokens))
+        for name, units in self._limits.tokens.items():
+            assert self._backlog.tokens[name] == units - claimed[name] >= 0, f"units of {name} are lost"
 
     def _check_pool(self, pool: Pool) -> None:
-        lanes = [lane for lane in self._backlog.lanes() if lane.pin is None and lane.need == pool.need]
-        plain = [lane for lane in lanes if lane.tier is not Tier.BEHIND and not lane.avoided]
-        assert self._backlog.plain(pool.need) == sum(len(lane.heap) for lane in plain)
         members = [state for state in self._nodes.values() if state.usable and pool.serves(state)]
         assert pool.nodes == len(members)
         assert pool.slots == sum(len(state.live) for state in members)
         assert pool.busy == sum(len(state.running) for state in members)
         assert set(pool.idle) == {state.node for state in members if state.idle}
         assert set(pool.spare) == {state.node for state in members if state.phase is Phase.SPARE}
-        waits = bool(lanes) and any(lane.heap for lane in lanes)
-        if waits and pool.need.budgeted and not pool.nodes and self._finished is None and not self._over:
+        due = pool.need.budgeted and not pool.nodes and pool.beside is None and pool.need in self._backlog.needs()
+        if due and self._finished is None and not self._over:
             assert not any(pool.serves(state) for state in self._suspects.values()), "a parole is due"
 
     def _check_node(self, state: NodeState) -> None:
@@ -837,10 +978,10 @@ class Scheduler:
         assert len(state.streak) < self._limits.node_failures or state.evicted or state.paroled
         if state.phase is Phase.CONNECTED:
             assert set(state.live) - set(state.running) == set(state.idle), "a slot is nowhere"
-            assert state.usable or state.running, "a connection without work left was not closed"
+            assert state.usable or state.at_work, "a connection without work left was not closed"
         else:
             assert not state.idle
-        if state.running:
+        if state.at_work:
             assert state.phase in (Phase.CONNECTED, Phase.BROKEN)
         pinned = self._backlog.pinned_lane(node)
         assert (node in self._pins_idle) == (pinned is not None and bool(state.idle)) or self._over

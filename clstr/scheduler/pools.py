@@ -2,7 +2,8 @@
 
 There is one pool for each need that was ever met, and a usable node stands in every pool whose need it serves.
 So what an event costs grows with the number of needs, never with nodes: nobody ever looks for an idle node of
-one class among those of others.
+one class among those of others. A job that must stand behind the stream has a pool too: the nodes that serve its
+need and not the stream's.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class NodeState:
     live: dict[int, int] = field(default_factory=dict)  # slot number -> jobs it has taken
     idle: list[int] = field(default_factory=list)  # heap of numbers; filled while connected
     running: dict[int, Entry] = field(default_factory=dict)
+    copies: int = 0  # jobs of which it still gives results
     leaving: dict[int, None] = field(default_factory=dict)  # running slots that retire at their job's end
     streak: list[Entry] = field(default_factory=list)
     shaky: bool = False  # lost since a job was done
@@ -55,12 +57,18 @@ class NodeState:
     def usable(self) -> bool:
         return not self.evicted and bool(self.live)
 
+    @property
+    def at_work(self) -> bool:
+        """Does it run a job, or give results?"""
+        return bool(self.running or self.copies)
+
 
 @dataclass(slots=True, eq=False)
 class Pool:
-    """The usable nodes that serve one need."""
+    """The usable nodes that serve one need, and not ``beside`` if that is given."""
 
     need: Need
+    beside: Need | None = None
     nodes: int = 0
     slots: int = 0
     busy: int = 0  # of these
@@ -70,8 +78,7 @@ class Pool:
 
     def serves(self, state: NodeState) -> bool:
         """May a job of this need run on the node, if it is usable?"""
-        in_class = self.need.job_class is None or self.need.job_class in state.node.classes
-        return in_class and (self.need.budgeted or not state.paroled)
+        return _serves(self.need, state) and (self.beside is None or not _serves(self.beside, state))
 
 
 class Pools:
@@ -79,18 +86,18 @@ class Pools:
 
     def __init__(self) -> None:
         self._usable: OrderedDict[Node, NodeState] = OrderedDict()
-        self._pools: dict[Need, Pool] = {}
-        self.any = self.of(ANY)
+        self.any = Pool(ANY)
+        self._pools: dict[tuple[Need, Need | None], Pool] = {(ANY, None): self.any}
 
-    def of(self, need: Need) -> Pool:
-        """The pool for this need."""
-        pool = self._pools.get(need)
+    def of(self, need: Need, beside: Need | None = None) -> Pool:
+        """The pool for this need, less the nodes that serve another."""
+        pool = self._pools.get((need, beside))
         if pool is None:
-            pool = self._pools[need] = Pool(need)
+            pool = self._pools[need, beside] = Pool(need, beside)
             for state in self._usable.values():
                 if pool.serves(state):
                     _add(pool, state, 1)
-            for order, ours in ((self.any.spare, pool.spare), (self.any.idle, pool.idle)) if need != ANY else ():
+            for order, ours in ((self.any.spare, pool.spare), (self.any.idle, pool.idle)):
                 ours.update((node, None) for node in order if pool.serves(self._usable[node]))
         return pool
 
@@ -205,6 +212,11 @@ class Pools:
         return pool.serves(state) and (
             state.node not in lane.avoided or self._all_avoided(pool, lane.avoided)
         )
+
+
+def _serves(need: Need, state: NodeState) -> bool:
+    of_class = need.job_class is None or need.job_class in state.node.classes
+    return of_class and (need.budgeted or not state.paroled)
 
 
 def _add(pool: Pool, state: NodeState, sign: int) -> None:

@@ -68,3 +68,8 @@ def verdict(outcome: Outcome) -> tuple[JobFate, NodeFate]:
             return JobFate.FAILED, NodeFate.UNTOUCHED
         case _:
             assert_never(outcome)
+
+
+def took_its_slot(outcome: Outcome) -> bool:
+    """Is the attempt one of the jobs that its slot takes (``--max-node-uses``)? Not if the job never began."""
+    return not isinstance(outcome, NotStarted | Found | Refused)

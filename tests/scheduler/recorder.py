@@ -4,23 +4,26 @@ It answers nothing by itself. After every fact it runs ``check()``, and compares
 what the scheduler says is owed; an order that makes no sense (a Start on a node without a connection, a
 second Want) fails at once. Transcripts read its events as lines, one for each:
 
-    Want 2 | Dial n1 | Start 1.1 n1/1 | Kill 1.1 | Close n1
-    Requeued 1.1: exit 1 | Done 1.1 | Failed 1.1: exit 1 | Evicted n1: exit 1 | Pardoned n1 | Paroled n1
-    Retired n1/1 | Finished SETTLED
+    Want 2 | Dial n1 | Start 1.1 n1/1 | Copy 1.1 | Kill 1.1 | Close n1
+    Requeued 1.1: exit 1 | Done 1.1 | Done 1 | Failed 1.1: exit 1 | Held 2: after 1 failed
+    Evicted n1: exit 1 | Pardoned n1 | Paroled n1 | Retired n1/1 | Finished SETTLED
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, assert_never
 
 from clstr.model import (
     Attempt,
+    Barrier,
     Close,
     Copy,
     Dial,
     Done,
     Event,
     Evicted,
+    Exited,
     Failed,
     Finished,
     Held,
@@ -36,10 +39,13 @@ from clstr.model import (
     Retired,
     Slot,
     Start,
+    Terms,
     Want,
     in_words,
 )
 from clstr.scheduler import Limits, Scheduler
+
+OK = Exited(0)
 
 
 def node(name: str, *classes: str) -> Node:
@@ -61,6 +67,22 @@ def job(
     number: int, budget: int | None = None, pin: str | None = None, job_class: str | None = None
 ) -> Job:
     return Job(number, b"true", budget=budget, pin=None if pin is None else node(pin), job_class=job_class)
+
+
+def filed(
+    number: int,
+    after: Barrier | str | None = None,
+    tokens: str = "",
+    priority: int = 0,
+    hold: bool = False,
+    budget: int | None = None,
+    job_class: str | None = None,
+) -> Job:
+    """A job of a submit file; ``after="1 2"`` waits for these, ``tokens="gpu disk:2"`` claims one unit and two."""
+    barrier = Barrier(after, tuple(map(int, after.split()))) if isinstance(after, str) else after
+    claims = (claim.partition(":") for claim in sorted(tokens.split()))
+    terms = Terms(priority, barrier, tuple((name, int(units or 1)) for name, _, units in claims), hold)
+    return Job(number, b"true", budget=budget, job_class=job_class, terms=terms)
 
 
 def line(event: Event) -> str:
@@ -119,6 +141,7 @@ class Recorder:
         self.dialing: dict[Node, None] = {}
         self.connections: dict[Node, None] = {}
         self.running: dict[int, Attempt] = {}
+        self.copying: dict[int, Attempt] = {}
         self.broken: dict[Node, None] = {}  # an attempt ended Lost or NotStarted, the node's own word is due
 
     def feed(self, fact: str, *arguments: Any) -> list[Event]:
@@ -146,8 +169,11 @@ class Recorder:
             case "unreachable", (to, _) if to in self.dialing:
                 del self.dialing[to]
             case ("lost" | "unreachable"), (of, *_):
+                assert all(x.slot.node != of for x in self.copying.values()), f"{of.text} is lost under copies"
                 del self.connections[of]
                 self.broken.pop(of, None)
+            case "copied", (attempt, _):
+                del self.copying[attempt.job.id]
             case "ended", (attempt, outcome):
                 del self.running[attempt.job.id]
                 if isinstance(outcome, Lost | NotStarted):
@@ -166,26 +192,33 @@ class Recorder:
                 assert attempt.slot.node not in self.broken, f"{line(event)}: on a broken connection"
                 assert attempt.job.id not in self.running, f"{line(event)}: runs already"
                 self.running[attempt.job.id] = attempt
-            case Copy():
-                raise NotImplementedError
+            case Copy(attempt, results):
+                assert results, f"{line(event)}: of nothing"
+                assert attempt.slot.node in self.connections, f"{line(event)}: without a connection"
+                assert attempt.job.id not in self.copying, f"{line(event)}: again"
+                self.copying[attempt.job.id] = attempt
             case Kill(attempt):
-                assert self.running[attempt.job.id] == attempt, f"{line(event)}: does not run"
+                under_way = {**self.running, **self.copying}
+                assert under_way[attempt.job.id] == attempt, f"{line(event)}: not under way"
             case Close(of):
                 if of in self.dialing:
                     del self.dialing[of]
                 else:
                     del self.connections[of]
                     self.broken.pop(of, None)
-                assert all(x.slot.node != of for x in self.running.values()), f"{line(event)}: under jobs"
+                under_way = {**self.running, **self.copying}
+                assert all(x.slot.node != of for x in under_way.values()), f"{line(event)}: under jobs"
             case Finished():
                 assert not self.running, "finished with jobs running"
+                assert not self.copying, "finished with results under way"
             case Requeued() | Done() | Failed() | Held() | Evicted() | Pardoned() | Paroled() | Retired():
                 pass
             case _:
                 assert_never(event)
 
     def _owed(self) -> int:
-        return bool(self.wanted) + len(self.dialing) + len(self.running) + len(self.broken)
+        under_way = len(self.running) + len(self.copying)
+        return bool(self.wanted) + len(self.dialing) + under_way + len(self.broken)
 
     def _write_off(self) -> None:
         # Finished cancels what is under way; the runner drops every connection by itself.
@@ -199,8 +232,11 @@ class Recorder:
     def nodes(self, joined: str = "", left: str = "") -> list[str]:
         return self._lines("nodes", slots(joined), slots(left))
 
-    def jobs(self, *batch: int | Job) -> list[str]:
-        return self._lines("jobs", [job(one) if isinstance(one, int) else one for one in batch])
+    def submitted(self, *batch: Job, done: Collection[int] = ()) -> list[str]:
+        return self._lines("submitted", batch, done)
+
+    def jobs(self, *batch: int | Job, done: Collection[int] = ()) -> list[str]:
+        return self._lines("jobs", [job(one) if isinstance(one, int) else one for one in batch], done)
 
     def exhausted(self) -> list[str]:
         return self._lines("exhausted")
@@ -219,6 +255,9 @@ class Recorder:
 
     def ended(self, number: int, outcome: Outcome) -> list[str]:
         return self._lines("ended", self.running[number], outcome)
+
+    def copied(self, number: int, outcome: Outcome = OK) -> list[str]:
+        return self._lines("copied", self.copying[number], outcome)
 
     def lost(self, name: str, why: str = "reset", ours: bool = False) -> list[str]:
         return self._lines("lost", node(name), why, ours)
