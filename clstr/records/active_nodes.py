@@ -7,26 +7,19 @@ Rules:
 - FILE is replaced by rename, so a reader sees one moment whole. It is replaced at most ten times a second, is
   exact once nothing has changed for 0.1 s, and is empty at the end of the run. Its mode is 0600.
 - FILE is absent or a regular file; where it is a symbolic link, the file that it names is replaced.
-- The run holds a flock on FILE. A rename would leave the lock on the old file, so each new file is locked
-  before it takes FILE's place: whatever file has that name, the run has locked it; no second file is needed.
+- The run holds a lock on it, whatever file has the name (see ``ReplacedFile``).
 - This is a view: when it cannot be written, it is given up with one warning and the run goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
-import os
-import stat
 from collections.abc import Callable
 
 from clstr.model import Attempt, BadInput, Ended, Fact, News, Started
+from clstr.records.files import ReplacedFile
 
 _PERIOD = 0.1  # seconds from one replacement to the next
-
-# File systems without flock: Lustre mounted without it, some NFS. A view is not worth refusing to run there.
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class ActiveNodes:
@@ -34,17 +27,15 @@ class ActiveNodes:
 
     def __init__(self, path: str, warn: Callable[[str], None]) -> None:
         """Lock and empty the file, which is to happen before any connection. Raises BadInput."""
-        self._path = path
         self._warn = warn
         self._lines: dict[int, str] = {}
         self._written_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._file = os.path.realpath(path)
-        self._locked = _lock(path, self._file)
+        self._file = ReplacedFile(path, "keeps its active nodes there", 0o600)
         try:
             self._replace()
         except OSError as error:
-            os.close(self._locked)
+            self._file.close()
             raise BadInput(
                 f"{path}: {error.strerror} (it is replaced by renaming: its directory must be writable)"
             ) from error
@@ -59,7 +50,7 @@ class ActiveNodes:
                     return
             case _:
                 return
-        if self._timer is None and self._locked >= 0:
+        if self._timer is None and self._file.is_open:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_at(self._written_at + _PERIOD, self._write, loop)
 
@@ -68,11 +59,9 @@ class ActiveNodes:
         if self._timer is not None:
             self._timer.cancel()
         self._lines.clear()
-        if self._locked >= 0:
+        if self._file.is_open:
             self._write(None)
-        if self._locked >= 0:
-            os.close(self._locked)
-            self._locked = -1
+        self._file.close()
 
     def _write(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self._timer = None
@@ -81,65 +70,15 @@ class ActiveNodes:
         try:
             self._replace()
         except OSError as error:
-            os.close(self._locked)
-            self._locked = -1
-            self._warn(f"{self._path}: {error.strerror} (no longer written; the run goes on without it)")
+            self._file.close()
+            self._warn(f"{self._file.path}: {error.strerror} (no longer written; the run goes on without it)")
 
     def _replace(self) -> None:
-        name = os.path.join(os.path.dirname(self._file), f".clstr-{os.urandom(8).hex()}")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(name, flags, 0o600)
-        try:
-            _flock(fd)
-            with open(fd, "wb", closefd=False) as file:
-                file.write("".join(self._lines.values()).encode("utf-8", "backslashreplace"))
-            os.rename(name, self._file)
-        except OSError:
-            os.close(fd)
-            os.unlink(name)
-            raise
-        os.close(self._locked)
-        self._locked = fd
+        text = "".join(self._lines.values()).encode("utf-8", "backslashreplace")
+        self._file.replace(lambda file: file.write(text))
 
 
 def line(attempt: Attempt) -> str:
     """The attempt's line, with its newline; the form is the first clstr's."""
     command = attempt.job.command.decode("utf-8", "surrogateescape")
     return f"{attempt.slot.node.text}: <'Job' {command!r}>\n"
-
-
-def _lock(path: str, file: str) -> int:
-    """A descriptor of the file that has this name, locked. Raises BadInput."""
-    while True:
-        try:
-            fd = _open(path, file)
-        except OSError as error:
-            raise BadInput(f"{path}: {error.strerror} (name a file that can be written)") from error
-        try:
-            _flock(fd)
-            if os.path.samestat(os.fstat(fd), os.stat(file)):
-                return fd
-        except BlockingIOError as error:
-            os.close(fd)
-            raise BadInput(f"{path}: another run keeps its active nodes there (name another file)") from error
-        except FileNotFoundError:
-            pass  # It was replaced, or removed, between open and flock: look again at what is there now.
-        os.close(fd)
-
-
-def _open(path: str, file: str) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-    # Looked at before it is opened too: to open a device can have effects.
-    if os.path.exists(file) and not stat.S_ISREG(os.stat(file).st_mode):
-        raise BadInput(f"{path}: not a regular file (name one, or a file that is not there yet)")
-    return os.open(file, flags, 0o600)
-
-
-def _flock(fd: int) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
