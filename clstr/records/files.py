@@ -15,7 +15,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from clstr.model import BadInput
@@ -53,7 +53,8 @@ class LogFile:
 
     def write(self, data: bytes) -> None:
         """Add the data, whole lines. Raises OSError."""
-        write_all(self.fd, data)
+        with naming(self.path):
+            write_all(self.fd, data)
 
     def close(self) -> None:
         """Let others have it."""
@@ -79,6 +80,10 @@ class ReplacedFile:
 
     def replace(self, write: Callable[[BinaryIO], object]) -> None:
         """Put in its place what ``write`` writes. Raises OSError; the file is then as it was."""
+        with naming(self.path):
+            self._replace(write)
+
+    def _replace(self, write: Callable[[BinaryIO], object]) -> None:
         name = os.path.join(os.path.dirname(self._file), f".clstr-{os.urandom(8).hex()}")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         mode = stat.S_IMODE(os.fstat(self._locked).st_mode) if self._mode is None else self._mode
@@ -159,12 +164,23 @@ def put(path: str, data: bytes, mode: int = 0o666) -> None:
     Raises OSError.
     """
     temporary = f"{path}.new"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with naming(path):
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        try:
+            write_all(fd, data)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+
+
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Have an OSError name the file that the user knows of."""
     try:
-        write_all(fd, data)
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = path, None
+        raise
 
 
 def _lock(path: str, file: str, busy: str, mode: int) -> int:

@@ -158,8 +158,9 @@ class Joblog:
         self._file.begin(self._keep)
         if self._keep and (self._strange or torn):
             lines = self._strange + (torn > 0)
-            cut = "; the last one was not finished, and is cut off" if torn else ""
-            warn(f"{self._file.path}: {lines} line{'s' * (lines > 1)} skipped that are no records of jobs{cut}")
+            cut = ", and the last one, which was not finished, cut off" if torn else ""
+            told = "1 line is no record of a job" if lines == 1 else f"{lines} lines are no records of jobs"
+            warn(f"{self._file.path}: {told}: skipped{cut}")
         if not self._keep:
             self._file.write(HEADER)
 

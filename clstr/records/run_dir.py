@@ -52,7 +52,7 @@ from clstr.model import (
     TimedOut,
 )
 from clstr.records import locks
-from clstr.records.files import put, write_all
+from clstr.records.files import naming, put, write_all
 
 
 @dataclass(slots=True)
@@ -98,7 +98,8 @@ class RunDir:
         """The door: takes the job's lock, and makes its files ready."""
         base = self._base(attempt.job)
         try:
-            return self._enter(attempt, base)
+            with naming(base):
+                return self._enter(attempt, base)
         except OSError as error:
             self._error = error
             return Refused(f"{base}: {error.strerror}")
@@ -219,8 +220,9 @@ class _Keeping:
 
     def _keep(self, fd: int, data: bytes) -> None:
         try:
-            if fd >= 0:
-                write_all(fd, data)
+            with naming(self._held.base):
+                if fd >= 0:
+                    write_all(fd, data)
         except OSError as error:
             self._failed(error)
 
