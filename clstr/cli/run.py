@@ -251,7 +251,8 @@ def _closing(
     tally = replace(scheduler.tally(), jobs=total)  # those read ahead of their use are not done either
     left = [*islice(scheduler.unfinished(), NAMED_JOBS), *ahead][:NAMED_JOBS]
     unread = finished.end is not End.SETTLED and not complete
-    return summary.closing(finished, tally, left, total - tally.done - tally.failed, unread)
+    not_done = total - tally.done - tally.failed - tally.held
+    return summary.closing(finished, tally, left, not_done, unread)
 
 
 def _raise_open_files() -> None:

@@ -207,9 +207,11 @@ class Narrator:
 
     def table(self, tally: Tally) -> list[str]:
         """The jobs by state and the nodes by use."""
-        states = (("done", tally.done), ("failed", tally.failed))
+        states = [("done", tally.done), ("failed", tally.failed)]
+        if tally.held:
+            states.append(("held", tally.held))
         rows = [(number, f"jobs {state}") for state, number in states]
-        rows.append((tally.jobs - tally.done - tally.failed, "jobs not done"))
+        rows.append((tally.jobs - tally.done - tally.failed - tally.held, "jobs not done"))
         groups: dict[int, list[Node]] = {}
         for node, attempts in self._attempts.items():
             groups.setdefault(attempts, []).append(node)
@@ -226,7 +228,7 @@ class Narrator:
 
 
 class Summary:
-    """Remembers what the last lines need: a few words for each evicted node, and ten failed jobs.
+    """Remembers what the last lines need: a few words for each evicted node, ten failed jobs and ten held ones.
 
     Of jobs that are still in play, only those with a budget that have failed before.
     """
@@ -240,6 +242,7 @@ class Summary:
         self._trials: dict[int, _Trials] = {}
         self._failed: list[str] = []
         self._failed_pinned: dict[Node, str] = {}
+        self._held: list[str] = []
         self._connected = False
 
     def saw(self, when: float, event: Fact | News) -> None:
@@ -266,6 +269,9 @@ class Summary:
                 elif len(self._failed) < NAMED_JOBS:
                     last = why if attempt is None or trials is None else trials.in_words(why)
                     self._failed.append(f"{called(job)} ({last})")
+            case Held(job, why):
+                if len(self._held) < NAMED_JOBS:
+                    self._held.append(f"{called(job)} ({why})")
             case Done(job, attempt):
                 self._trials.pop(job.id, None)
                 if attempt is not None and attempt.slot.node not in self._evicted:
@@ -274,7 +280,7 @@ class Summary:
                 self._connected = True
             case Unreachable(node):
                 self._streaks.pop(node, None)  # not what evicts it
-            case Held() | Requeued() | Started() | ConnectionLost() | Finished():
+            case Requeued() | Started() | ConnectionLost() | Finished():
                 pass
             case _:
                 assert_never(event)
@@ -297,24 +303,24 @@ class Summary:
     ) -> list[str]:
         """The last lines, in order; none when every job was done and no node was evicted.
 
-        ``not_done`` are the first NAMED_JOBS of the ``not_done_count`` jobs that were read and have neither
-        been done nor failed; ``open_stream`` tells that there may be jobs that were not read.
+        ``not_done`` are the first NAMED_JOBS of the ``not_done_count`` jobs that were read and have not been
+        done, failed or held; ``open_stream`` tells that there may be jobs that were not read.
         """
         total = f"{tally.jobs}{'+' if open_stream else ''}"
         if total == "0":
             return ["0 jobs"]
         lines = self._failures(tally.failed, total)
+        if tally.held:
+            lines += _named(f"{tally.held} of {total} jobs held", self._held, tally.held)
         unsaid = {node: why for node, why in self._evicted.items() if node not in self._failed_pinned}
         if not_done_count or open_stream:
             left = f"{not_done_count} of {total} jobs not done"
             if not not_done_count:
                 left = f"{total} jobs, not all read"
-            lines.append(f"{left}: {self._why(finished)}")
             if finished.end is End.NO_NODES:
                 unsaid = {}
-            lines += [f"{job.pin.text}: {called(job)}" if job.pin else called(job) for job in not_done[:NAMED_JOBS]]
-            if (rest := not_done_count - len(not_done[:NAMED_JOBS])) > 0:
-                lines.append(f"and {rest} more")
+            names = [f"{job.pin.text}: {called(job)}" if job.pin else called(job) for job in not_done[:NAMED_JOBS]]
+            lines += _named(f"{left}: {self._why(finished)}", names, not_done_count)
         if unsaid:
             lines.append(f"{_count(len(unsaid), 'node')} evicted: {_by_reason(unsaid)}")
         if finished.end is End.NO_NODES:
@@ -327,8 +333,7 @@ class Summary:
         head = f"{failed} of {total} jobs failed"
         if self._failed_pinned:  # All jobs of such a run are pinned, and alike but for their node.
             return [f"{head}: {_by_reason(self._failed_pinned)}"]
-        rest = failed - len(self._failed)
-        return [head, *self._failed] + ([f"and {rest} more"] if rest > 0 else [])
+        return _named(head, self._failed, failed)
 
     def _why(self, finished: Finished) -> str:
         why = finished.end.value
@@ -365,6 +370,12 @@ class Summary:
         if self._retired:
             return ["nodes retire after --max-node-uses jobs: raise it, or name more nodes"]
         return []
+
+
+def _named(head: str, names: Sequence[str], count: int) -> list[str]:
+    """What became of so many jobs, of which the first are named."""
+    rest = count - len(names)
+    return [head, *names] + ([f"and {rest} more"] if rest > 0 else [])
 
 
 class _Trials:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from clstr.model import (
@@ -16,6 +18,7 @@ from clstr.model import (
     Fact,
     Failed,
     Finished,
+    Held,
     Job,
     Killed,
     Lost,
@@ -119,6 +122,20 @@ def test_ten_jobs_are_named_and_the_rest_is_counted() -> None:
     lines = closing(refusing("n1"), NO_NODES, tally(17, 0), [job(i) for i in range(1, 18)])
     assert lines[1] == "jobs.txt:1: true"
     assert lines[10:12] == ["jobs.txt:10: true", "and 7 more"]
+
+
+def test_held_jobs_are_named_behind_those_that_failed() -> None:
+    prep = attempt(1)
+    events: list[Fact | News] = [Failed(prep.job, prep, "exit 1")]
+    events += [Held(job(i, b"train"), "after prep failed") for i in range(2, 14)]
+    counts = replace(tally(20, 7, 1), held=12)
+    assert closing(events, SETTLED, counts) == [
+        "1 of 20 jobs failed",
+        "jobs.txt:1: true (exit 1)",
+        "12 of 20 jobs held",
+        *(f"jobs.txt:{i}: train (after prep failed)" for i in range(2, 12)),
+        "and 2 more",
+    ]
 
 
 def test_a_stream_that_was_not_read_to_its_end_has_a_plus() -> None:
@@ -411,6 +428,11 @@ def test_a_connection_lost_under_jobs_is_one_message_and_while_idle_only_with_v(
     losses.saw(0.0, ConnectionLost(node("n1"), "reset"))
     assert lines == ["n1: connection lost under 2 jobs: reset"]
     assert told(ConnectionLost(node("n1"), "reset")) == ["n1: connection lost while idle: reset"]
+
+
+def test_the_table_counts_held_jobs_when_there_are_any() -> None:
+    lines = Narrator(lambda line: None).table(replace(tally(12, 8, 1), held=2))
+    assert lines == ["8  jobs done", "1  jobs failed", "2  jobs held", "1  jobs not done"]
 
 
 def test_the_table_counts_jobs_by_state_and_nodes_by_use() -> None:
