@@ -52,13 +52,14 @@ class Clock:
 class Run:
     """An attempt under way. As a sink it stands between the channel and where the output goes."""
 
-    def __init__(self, attempt: Attempt, sink: Sink, conditions: Conditions, on_begun: Callable[[Run], None]) -> None:
+    def __init__(self, attempt: Attempt, conditions: Conditions, on_begun: Callable[[Run], None]) -> None:
         self.attempt = attempt
+        self.sink: Sink
+        """Where its output goes; it has one as soon as nothing bars it from beginning."""
         self.channel: Channel | None = None
         self.task: asyncio.Task[Any] | None = None  # once it has taken its first step
         self.verdict: Stopped | TimedOut | Stalled | None = None
         """Why we terminate it, if we do; this is then its outcome, however it ends."""
-        self._sink = sink
         self._conditions = conditions
         self._on_begun = on_begun
         self._clocks: dict[str, Clock] = {}
@@ -102,18 +103,18 @@ class Run:
         if stall_timeout is not None:
             self._heard = self._loop.time()
             self._watch(stall_timeout)
-        self._sink.begun(self)
+        self.sink.begun(self)
 
     def stdout(self, data: bytes) -> None:
         self._heard = self._loop.time()
-        self._sink.stdout(data)
+        self.sink.stdout(data)
 
     def stderr(self, data: bytes) -> None:
         self._heard = self._loop.time()
-        self._sink.stderr(data)
+        self.sink.stderr(data)
 
     def finished(self) -> None:
-        self._sink.finished()
+        self.sink.finished()
 
     # --- the flow of its sink: while we hold the output back ourselves, silence does not count ---------------------
 

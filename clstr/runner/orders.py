@@ -32,6 +32,7 @@ from clstr.model import (
     Copy,
     Dial,
     Done,
+    Door,
     Ended,
     Event,
     Evicted,
@@ -39,6 +40,8 @@ from clstr.model import (
     Fact,
     Failed,
     Finished,
+    Found,
+    Gate,
     Held,
     Job,
     Kill,
@@ -50,6 +53,7 @@ from clstr.model import (
     Outcome,
     Pardoned,
     Paroled,
+    Refused,
     Requeued,
     Retired,
     Sink,
@@ -127,7 +131,14 @@ class Runner:
         preparation: Preparation,
         observers: Iterable[Observer] = (),
         warn: Callable[[str], None] = lambda text: None,
+        *,
+        gate: Gate | None = None,
+        door: Door | None = None,
+        records: Iterable[Observer] = (),
     ) -> None:
+        """``observers`` are views: one that fails is done without. ``records`` hear of everything before them, and the
+        run goes on only while they can be written: one that raises OSError drains it.
+        """
         self._scheduler = scheduler
         self._source = source
         self._transport_of = transport_of
@@ -136,6 +147,9 @@ class Runner:
         self._preparation = preparation
         self._observers = list(observers)
         self._warn = warn
+        self._gate = gate
+        self._door = door
+        self._records = list(records)
         self._queue: deque[Event] = deque()
         self._lines: dict[Node, _Line] = {}
         self._dials: dict[Node, asyncio.Task[None]] = {}
@@ -149,6 +163,8 @@ class Runner:
         self._given = 0  # the last job that the scheduler got
         self.bad_input: BadInput | None = None
         """What was found wrong in the stream of jobs, if anything."""
+        self.record_lost = False
+        """Could something of a record not be written?"""
         self.unheard: list[Job] = []
         """Jobs that came when the run was over already."""
 
@@ -235,6 +251,12 @@ class Runner:
 
     def _tell(self, event: Fact | News) -> None:
         now = time.time()
+        for record in tuple(self._records):
+            try:
+                record.saw(now, event)
+            except OSError as error:
+                self._records.remove(record)
+                self._lose(error)
         for observer in tuple(self._observers):
             try:
                 observer.saw(now, event)
@@ -242,6 +264,13 @@ class Runner:
                 # A view that fails is switched off, once, aloud; the run goes on.
                 self._observers.remove(observer)
                 self._warn(f"{type(observer).__name__} switched off: {error or type(error).__name__}")
+
+    def _lose(self, error: OSError) -> None:
+        """A record cannot be written: what runs may finish, but no job may come to an end that nobody recorded."""
+        self.record_lost = True
+        why = f"{error.filename} cannot be written: {error.strerror}"
+        self._warn(f"{why} (no job is started any more)")
+        self.drain(why)
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = self._loop.create_task(work)
@@ -286,7 +315,7 @@ class Runner:
         if self._scheduler.finished is not None:
             self.unheard = batch
             return
-        self._take(self._scheduler.jobs(batch))
+        self._take(self._scheduler.jobs(batch, () if self._gate is None else self._gate.done(batch)))
         self.notice_the_end()
 
     def _say_quiet(self) -> None:
@@ -391,7 +420,7 @@ class Runner:
     # --- attempts ------------------------------------------------------------------------------------------
 
     def _start(self, attempt: Attempt) -> None:
-        run = Run(attempt, self._sink_of(attempt), self._conditions, self._begun)
+        run = Run(attempt, self._conditions, self._begun)
         self._lines[attempt.slot.node].runs[attempt.slot.number] = run
         self._spawn(self._attempt(run))
 
@@ -402,7 +431,7 @@ class Runner:
         run.task = asyncio.current_task()
         outcome: Outcome
         try:
-            outcome = run.verdict or await self._run_on_a_channel(run, line)
+            outcome = run.verdict or self._bar(run) or await self._run_on_a_channel(run, line)
             run.over()
             if run.verdict is None and isinstance(outcome, (Lost, NotStarted)):
                 outcome = await self._break(line, outcome)
@@ -417,6 +446,16 @@ class Runner:
         self._tell(Ended(attempt, outcome))
         self._take(self._scheduler.ended(attempt, outcome))
         await self._give_up(line)
+
+    def _bar(self, run: Run) -> Found | Refused | None:
+        """Why the attempt may not begin on this machine, if so; else it has got its sink."""
+        try:
+            barred = None if self._door is None else self._door.enter(run.attempt)
+            if barred is None:
+                run.sink = self._sink_of(run.attempt)
+            return barred
+        except OSError as error:
+            return Refused(f"{error.filename}: {error.strerror}")
 
     async def _break(self, line: _Line, outcome: Lost | NotStarted) -> Lost | NotStarted:
         """The line is no good any more; of a job that was lost with it, find out whose fault that is."""

@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from clstr.inputs.listing import Listing
 from clstr.model import (
+    Attempt,
     BadInput,
     Ended,
     Evicted,
@@ -253,6 +255,8 @@ class Play:
         observers: Sequence[object] = (),
         limits: Limits | None = None,
         sink: Sink | None = None,
+        sink_of: Callable[[Attempt], Sink] | None = None,
+        **beside: Any,  # gate, door and records
     ) -> None:
         self.transport = transport or ScriptedTransport()
         self.heard: list[Fact | News] = []
@@ -263,11 +267,12 @@ class Play:
             self.scheduler,
             source or Jobs(lines),
             lambda node: self.transport,
-            lambda attempt: sink or Quiet(),
+            sink_of or (lambda attempt: sink or Quiet()),
             conditions or Conditions(),
             Preparation(Steps(), Listing([]), self.warned.append, self.warned.append),
             [self, *observers],  # type: ignore[list-item]
             self.warned.append,
+            **beside,
         )
         self._run: asyncio.Task[Finished] | None = None
 

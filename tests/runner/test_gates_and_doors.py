@@ -1,0 +1,128 @@
+"""What stands beside the runner: gates before jobs, doors before attempts, records that must be able to write."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Sequence
+
+from runner.scripted_transport import Play, play
+
+from clstr.model import (
+    Attempt,
+    Done,
+    Ended,
+    Evicted,
+    Exited,
+    Fact,
+    Failed,
+    Found,
+    Job,
+    News,
+    Refused,
+    Started,
+)
+
+
+class Knows:
+    """A gate and a door with fixed answers."""
+
+    def __init__(self, done: Collection[int] = (), barred: dict[int, Found | Refused] | None = None) -> None:
+        self.asked: list[int] = []
+        self._done = done
+        self._barred = barred or {}
+
+    def done(self, jobs: Sequence[Job]) -> Collection[int]:
+        self.asked += [job.id for job in jobs]
+        return [job.id for job in jobs if job.id in self._done]
+
+    def enter(self, attempt: Attempt) -> Found | Refused | None:
+        return self._barred.get(attempt.job.id)
+
+
+def test_a_job_that_the_gate_knows_is_done_and_does_not_run() -> None:
+    async def scenario() -> None:
+        gate = Knows(done=[1, 3])
+        run = Play({"n1": 1}, ["a", "b", "c"], gate=gate)
+        run.begin()
+        await run.end_all()
+        assert gate.asked == [1, 2, 3]
+        assert [event.attempt.job.id for event in run.heard if isinstance(event, Started)] == [2]
+        assert sorted(event.job.id for event in run.heard if isinstance(event, Done)) == [1, 2, 3]
+
+    play(scenario)
+
+
+def test_what_the_door_bars_does_not_reach_the_node_and_blames_nobody() -> None:
+    async def scenario() -> None:
+        run = Play({"n1": 1}, ["a", "b", "c"], door=Knows(barred={1: Found(), 2: Refused("locked by x 1")}))
+        run.begin()
+        await run.end_all()
+        assert [event.attempt.job.id for event in run.heard if isinstance(event, Started)] == [3]
+        assert run.outcomes(1) == [Found()]
+        assert [(event.job.id, event.why) for event in run.heard if isinstance(event, Failed)] == [(2, "locked by x 1")]
+        assert not [event for event in run.heard if isinstance(event, Evicted)]
+
+    play(scenario)
+
+
+def test_a_sink_that_cannot_be_had_fails_the_job_and_blames_nobody() -> None:
+    async def scenario() -> None:
+        def no_sink(attempt: Attempt) -> None:
+            raise OSError(errno.EACCES, "Permission denied", "/out")
+
+        run = Play({"n1": 1}, ["a"], sink_of=no_sink)
+        run.begin()
+        await run.end_all()
+        assert run.outcomes(1) == [Refused("/out: Permission denied")]
+        assert not run.evictions()
+
+    play(scenario)
+
+
+class FullDisk:
+    """A record that can take so many ends of attempts."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def saw(self, when: float, event: Fact | News) -> None:
+        if isinstance(event, Ended):
+            self.room -= 1
+            if self.room < 0:
+                raise OSError(errno.ENOSPC, "No space left on device", "log")
+
+
+def test_a_record_that_cannot_be_written_drains_the_run() -> None:
+    async def scenario() -> None:
+        run = Play({"n1": 2}, ["a", "b", "c", "d", "e"], records=[FullDisk(1)])
+        run.begin()
+        (await run.channel_of("a")).end(Exited(0))
+        await run.channel_of("c")
+        (await run.channel_of("b")).end(Exited(0))  # here the disk is full; c runs, and may end
+        finished = await run.end_all()
+        assert [event.job.id for event in run.heard if isinstance(event, Done)] == [1, 2, 3]
+        assert finished.why == "log cannot be written: No space left on device"
+        assert run.warned == ["log cannot be written: No space left on device (no job is started any more)"]
+        assert run.runner.record_lost
+
+    play(scenario)
+
+
+def test_records_hear_of_everything_before_views_do() -> None:
+    order: list[str] = []
+
+    class Hears:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def saw(self, when: float, event: Fact | News) -> None:
+            if isinstance(event, Done):
+                order.append(self.name)
+
+    async def scenario() -> None:
+        run = Play({"n1": 1}, ["a"], observers=[Hears("view")], records=[Hears("first"), Hears("second")])
+        run.begin()
+        await run.end_all()
+
+    play(scenario)
+    assert order == ["first", "second", "view"]
