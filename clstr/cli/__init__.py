@@ -30,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
     try:
         plan = make_plan(parser().parse(words))
+        if plan.flags.dry_run is not None:
+            from clstr.cli.dry import dry_run
+
+            return asyncio.run(dry_run(plan, _say))
         from clstr.cli.run import run
 
         return asyncio.run(run(plan))

@@ -46,7 +46,7 @@ def make_plan(flags: argparse.Namespace) -> Plan:
     _check_combinations(flags)
     left_out = nodes.read_excluded(flags.exclude, flags.exclude_file, _read_stdin)
     followed = Followed(flags.node_file, lambda: _entries(flags, left_out)) if flags.follow else None
-    entries = _entries(flags, left_out)
+    entries = [] if flags.dry_run and not _names_nodes(flags) else _entries(flags, left_out)
     listing = Listing(entries, one_each=flags.on_each_node is not None, follow=flags.follow)
     client = _client(flags, [entry.node for entry in entries])
     source: JobStream | PinnedJobs
@@ -71,7 +71,7 @@ def make_plan(flags: argparse.Namespace) -> Plan:
     order = random.Random(flags.seed)
     slots = list(listing.slots)
     order.shuffle(slots)
-    files = open_files(flags.stdout, flags.stderr)
+    files = open_files(None, None) if flags.dry_run else open_files(flags.stdout, flags.stderr)
     return Plan(flags, slots, source, steps, listing, followed, order, files, client)
 
 
@@ -166,8 +166,12 @@ def _read_stdin() -> bytes:
         return stdin.read()
 
 
+def _names_nodes(flags: argparse.Namespace) -> bool:
+    return bool(flags.node or flags.node_file)
+
+
 def _check_combinations(flags: argparse.Namespace) -> None:
-    if not flags.node and not flags.node_file:
+    if not _names_nodes(flags) and (flags.dry_run is None or flags.on_each_node is not None):
         raise BadInput("no nodes (name them with -n NODE or -N FILE; ':' is this machine)")
     if flags.on_each_node is None and not flags.job and not flags.job_file:
         raise BadInput("no jobs (name them with -j CMD, -J FILE, -S FILE or -E CMD; the words behind -n are nodes)")

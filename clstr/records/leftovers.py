@@ -97,13 +97,22 @@ def unfinished(path: str, null: bool) -> Iterator[JobFile]:
 
 
 def _line(job: Job) -> bytes:
-    text = job.command.replace(b"\n", b"\n# ")
     if job.pin is not None:
-        return b"# %s: %s\n" % (job.pin.text.encode("utf-8", "surrogateescape"), text)
-    if text != job.command or text.lstrip().startswith(b"#"):
+        return as_comment(b"%s: %s" % (job.pin.text.encode("utf-8", "surrogateescape"), job.command))
+    return job_line(job.command)
+
+
+def job_line(command: bytes) -> bytes:
+    """The command as a job file has it."""
+    if b"\n" in command or command.lstrip().startswith(b"#"):
         # A line cannot hold it (it came by --job): a comment keeps it in sight, and nothing runs it by halves.
-        return b"# %s\n" % text
-    return text + (b"\r\n" if text.endswith(b"\r") else b"\n")  # who reads it drops one CR
+        return as_comment(command)
+    return command + (b"\r\n" if command.endswith(b"\r") else b"\n")  # who reads it drops one CR
+
+
+def as_comment(text: bytes) -> bytes:
+    """The text as comments of a job file, a line each."""
+    return b"# %s\n" % text.replace(b"\n", b"\n# ")
 
 
 def write_evicted(path: str, evicted: dict[Node, str]) -> None:
