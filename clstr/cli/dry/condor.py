@@ -174,7 +174,7 @@ class _Words:
 
     def _escaped(self, text: str) -> str:
         if found := LATE_MACRO.search(text):
-            refuse(self._job, f"HTCondor would fill in {found[0]}...)", "write it otherwise, or put it into a script")
+            refuse(self._job, f"HTCondor would fill {found[0]}...) in", "write it otherwise, or put it into a script")
         return MACRO.sub("$(DOLLAR)", text)
 
 

@@ -129,7 +129,7 @@ class ArrayScript:
             for operator, path in ((b"<", terms.input), (b">", terms.output), (b"2>", terms.error))
             if path is not None
         ]
-        steps = [b"exec " + b" ".join(files)] if files else []
+        steps = [b"exec " + b" ".join(files) + b" || exit"] if files else []  # not every shell leaves by itself
         directory = self._chdir if terms.directory is None else terms.directory
         if directory is not None:
             steps.append(b"dir=" + _quoted(_from_home(directory)))
