@@ -156,6 +156,11 @@ PRINTS = {
     f"clstr --node-file nodes.txt --job '{SIMULATE} 1' --job '{SIMULATE} 2'": (
         ["simulate 1", "simulate 2"] if IDLE else None
     ),
+    "clstr --dry-run --job-file jobs.txt | head -20": sorted(
+        line for n in range(5) for line in (f"# {n + 1} (jobs.txt:{n + 1})", f"echo job {n}")
+    ),
+    "clstr --dry-run=condor --job-file jobs.txt > jobs.sub": [],
+    "clstr --dry-run=slurm --timeout 10m --job-file jobs.txt > array.sh": [],
     f"clstr --status --active-nodes running.txt {FILES} --stdout results.txt --stderr": [],
 }
 """What each command prints, sorted; None where that depends on the machine."""
