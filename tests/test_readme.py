@@ -161,6 +161,10 @@ PRINTS = {
     ),
     "clstr --dry-run=condor --job-file jobs.txt > jobs.sub": [],
     "clstr --dry-run=slurm --timeout 10m --job-file jobs.txt > array.sh": [],
+    f"clstr {FILES} --tag": None,  # who runs what is left to chance
+    f"clstr {FILES} --group": JOBS,
+    f"clstr {FILES} --keep-order": JOBS,
+    "clstr --node-file nodes.txt --on-each-node 'uname -r' --fold": None,
     f"clstr --status --active-nodes running.txt {FILES} --stdout results.txt --stderr": [],
 }
 """What each command prints, sorted; None where that depends on the machine."""

@@ -28,9 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in (*f"usage: {SYNOPSIS}".splitlines(), f"try: {FIRST_STEP}", "see: clstr --help"):
             _say(line)
         return USAGE
+    color = "never"  # until it is known what the user wants
     try:
-        plan = make_plan(parser().parse(words))
-        if plan.flags.dry_run is not None:
+        flags = parser().parse(words)
+        color = flags.color
+        plan = make_plan(flags)
+        if flags.dry_run is not None:
             from clstr.cli.dry import dry_run
 
             return asyncio.run(dry_run(plan, _say))
@@ -38,12 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return asyncio.run(run(plan))
     except BadInput as error:
-        _say(f"clstr: {error}")
+        _say(f"clstr: {error}", color)
         return USAGE
 
 
-def _say(line: str) -> None:
-    from clstr.output.console import printable
+def _say(text: str, color: str = "never") -> None:
+    from clstr.output.paint import Style, painted, printable, wanted
 
+    line = painted(printable(text), Style.BAD if wanted(color, 2) else Style.PLAIN)
     with contextlib.suppress(OSError):
-        os.write(2, (printable(line) + "\n").encode("utf-8", "surrogateescape"))
+        os.write(2, (line + "\n").encode("utf-8", "surrogateescape"))

@@ -188,6 +188,12 @@ def _check_combinations(flags: argparse.Namespace) -> None:
     for text in flags.job:
         if text.isdigit():
             raise BadInput(f"--job: {text!r} is no command (jobs at once: slots=N behind a node, or -m N for all)")
+    if flags.fold:
+        if flags.on_each_node is None:
+            raise BadInput("--fold needs --on-each-node, whose nodes it folds (to print jobs whole there is --group)")
+        for given, flag in ((flags.tag, "--tag"), (flags.group, "--group"), (flags.keep_order, "--keep-order")):
+            if given:
+                raise BadInput(f"--fold does not go with {flag} (drop one of them)")
     if flags.job_class == "":
         raise BadInput("--class: empty name (name a class, or drop it)")
     if flags.follow and not flags.node_file:

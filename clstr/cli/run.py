@@ -36,7 +36,10 @@ REST = 5.0
 async def run(plan: Plan) -> int:
     """Carry the plan out; gives the exit status. Raises BadInput for what SSH finds wrong before it connects."""
     from clstr.output.console import Console
+    from clstr.output.files import divert
     from clstr.output.messages import NAMED_JOBS, Summary
+    from clstr.output.modes import mode
+    from clstr.output.paint import Style
     from clstr.records.leftovers import Leftovers
     from clstr.runner import Conditions, Preparation, Runner
     from clstr.scheduler import Scheduler
@@ -46,7 +49,8 @@ async def run(plan: Plan) -> int:
     transports = Transports(flags, plan.client)
     await transports.prepare(plan.slots)
     end = Ending()
-    console = end.console = Console(plan.files, loop, end.stdout_closed, end.output_failed)
+    console = end.console = Console(plan.files, loop, end.stdout_closed, end.output_failed, flags.color)
+    output = mode(console, tag=flags.tag, group=flags.group, keep_order=flags.keep_order, fold=flags.fold)
     scheduler = Scheduler(_limits(plan))
     summary, leftovers = Summary(), Leftovers(jobs=flags.unfinished is not None)
     with contextlib.ExitStack() as views:
@@ -55,7 +59,7 @@ async def run(plan: Plan) -> int:
             scheduler,
             plan.source,
             transports.of,
-            console.sink,
+            lambda attempt: divert(attempt, output.sink(attempt), console),
             Conditions(
                 directory=None if flags.chdir is None else os.fsencode(flags.chdir),
                 timeout=flags.timeout,
@@ -68,6 +72,7 @@ async def run(plan: Plan) -> int:
             ),
             [summary, leftovers, *observers],
             console.message,
+            records=[output],
         )
         listen(loop, runner, console, end)
         loop.set_exception_handler(lambda _, context: _hear_of(context, runner, console))
@@ -76,9 +81,10 @@ async def run(plan: Plan) -> int:
             task.add_done_callback(lambda task: None if task.cancelled() else _fail(runner, task.exception()))
             views.callback(task.cancel)
         finished = await _run_to_the_end(runner, plan, console)
-    await transports.close()
+        await transports.close()
+        await output.drain()
     if runner.bad_input is not None:
-        console.message(str(runner.bad_input))
+        console.message(str(runner.bad_input), Style.BAD)
     done = _all_done(finished, scheduler, plan)
     ahead: list[Job] = []  # read, and never handed out; the first of them may have to be named
     with contextlib.suppress(BadInput):  # what stands behind them was told of, or nobody came that far
@@ -87,7 +93,7 @@ async def run(plan: Plan) -> int:
         console.line(line)
     if not end.is_quiet:
         for line in _closing(finished, scheduler, summary, plan, ahead):
-            console.message(line)
+            console.message(line, Style.BAD)
     not_done = [*leftovers.failed, *scheduler.unfinished(), *runner.unheard, *ahead]
     written = await _write_leftovers(plan, not_done, leftovers, console)
     plan.source.close()
@@ -151,6 +157,8 @@ def _limits(plan: Plan) -> Limits:
 
 async def _follow(plan: Plan, followed: Followed[list[Entry]], runner: Runner, console: Console) -> None:
     """Look for changes of the node files once a second."""
+    from clstr.output.paint import Style
+
     while True:
         await asyncio.sleep(1)
         runner.notice_the_end()
@@ -160,7 +168,7 @@ async def _follow(plan: Plan, followed: Followed[list[Entry]], runner: Runner, c
                 continue
             joined, left = plan.listing.replace(entries)
         except BadInput as error:
-            console.message(f"{error}; the nodes stay as they were")
+            console.message(f"{error}; the nodes stay as they were", Style.BAD)
             continue
         if plan.flags.verbose:
             console.remark(f"node files have changed: {len(joined)} slots joined, {len(left)} left")
@@ -170,6 +178,7 @@ async def _follow(plan: Plan, followed: Followed[list[Entry]], runner: Runner, c
 
 async def _write_leftovers(plan: Plan, jobs: list[Job], leftovers: Leftovers, console: Console) -> bool:
     """Write --unfinished and --evicted; False, with a message, where that fails."""
+    from clstr.output.paint import Style
     from clstr.records.leftovers import unfinished, write_evicted
 
     flags, written = plan.flags, True
@@ -179,13 +188,13 @@ async def _write_leftovers(plan: Plan, jobs: list[Job], leftovers: Leftovers, co
                 file.write(sorted(jobs, key=lambda job: job.id))
                 await _copy_rest(plan.source, file)
     except OSError as error:
-        console.message(f"{flags.unfinished}: {error.strerror} (--unfinished was not written)")
+        console.message(f"{flags.unfinished}: {error.strerror} (--unfinished was not written)", Style.BAD)
         written = False
     try:
         if flags.evicted is not None:
             write_evicted(flags.evicted, leftovers.evicted)
     except OSError as error:
-        console.message(f"{flags.evicted}: {error.strerror} (--evicted was not written)")
+        console.message(f"{flags.evicted}: {error.strerror} (--evicted was not written)", Style.BAD)
         written = False
     return written
 
@@ -219,7 +228,8 @@ def _observers(
     if flags.status:
         from clstr.output.status import Status
 
-        status = Status(console, scheduler.tally, lambda: plan.source.seen, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        status = Status(console, scheduler.tally, lambda: plan.source.seen, loop)
         views.callback(status.close)
         observers.append(status)
     observers.append(Losses(console.message, idle=bool(flags.verbose)))

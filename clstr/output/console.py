@@ -1,15 +1,15 @@
 """The one owner of stdout, stderr and the terminal.
 
-    channel -> sink -> Lines -> Writer -> fd
+How the jobs' output looks is a mode's affair (``modes``); what a mode prints goes to ``out`` and ``err`` here.
 
 Rules:
 - Job stdout goes to stdout or to ``--stdout FILE``, and nothing else does. Job stderr goes to stderr or to
   ``--stderr FILE``. Messages and the status line go to the real stderr always.
 - Where two of these three are one file (device and inode) or one terminal, they share one ``Writer``: one
   thread, one cursor. Otherwise they are independent: a stdout that nobody reads does not stop the messages.
-- A job whose output does not get away is held at its source by its ``Flow``; so memory stays bounded.
 - A closed stdout (``EPIPE``) is reported once, to ``on_broken``; a closed stderr is only remembered; any
   other error of a file is one message and one call of ``on_failed``. Output without a place is dropped.
+- Texts of clstr's own are escaped, then painted where the file takes colours.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from clstr.model import Attempt, BadInput, Flow, Sink
-from clstr.output.lines import Lines
+from clstr.model import BadInput
+from clstr.output.paint import Style, painted, printable, wanted
 from clstr.output.writer import Writer
 
 _PATIENCE = 16 << 20  # bytes of backlog on stderr above which -v lines are dropped rather than kept
@@ -98,7 +98,8 @@ def _terminal_device(fd: int, device: int) -> int:
 class Console:
     """See the module. ``on_broken`` and ``on_failed`` are called on the loop's thread, once a file.
 
-    Both get ``stdout`` or ``stderr``; a file that is both is ``stdout``.
+    Both get ``stdout`` or ``stderr``, or the path of another file; a file that is both is ``stdout``.
+    ``color`` is auto, always or never.
     """
 
     def __init__(
@@ -107,47 +108,48 @@ class Console:
         loop: asyncio.AbstractEventLoop,
         on_broken: Callable[[str], None],
         on_failed: Callable[[str, OSError], None],
+        color: str = "never",
     ) -> None:
         self._on_broken = on_broken
         self._on_failed = on_failed
+        self._color = color
         self._writers: dict[Hashable, Writer] = {}
         self._loop = loop
-        self._out = self._writer(files.stdout, "stdout")
-        self._err = self._writer(files.stderr, "stderr")
+        self.out = self._writer(files.stdout, "stdout")
+        self.err = self._writer(files.stderr, "stderr")
+        """Where the jobs' output goes; one object when both are one file."""
         self._own = self._writer(files.messages, "stderr")
         self._unsaid = 0
         self.terminal = os.isatty(files.messages) and os.environ.get("TERM") != "dumb"
         """Whether the status line can stand on stderr; a dumb terminal cannot erase a line."""
         self.errors: dict[str, OSError] = {}
-        """Errors met so far, by ``stdout`` or ``stderr``; a closed reader's too."""
+        """Errors met so far, by ``stdout``, ``stderr`` or path; a closed reader's too."""
 
     def _writer(self, fd: int, name: str) -> Writer:
         key = _identity(fd)
         if key not in self._writers:
-            self._writers[key] = Writer(fd, self._loop, lambda error: self._lost(key, name, error))
+            colours = wanted(self._color, fd)
+            self._writers[key] = Writer(fd, self._loop, lambda error: self._lost(key, name, error), colours)
         return self._writers[key]
 
-    def sink(self, attempt: Attempt) -> Sink:
-        """Where the attempt's bytes go. Merging asks not whose they are; modes to come will."""
-        return _Merged(self._out, self._err)
-
-    def message(self, text: str) -> None:
+    def message(self, text: str, style: Style = Style.PLAIN) -> None:
         """Print ``clstr: text`` on stderr; what would steer a terminal or begin a line is shown escaped."""
         if self._unsaid:
             unsaid, self._unsaid = self._unsaid, 0
             self.message(f"{unsaid} lines of --verbose dropped (stderr was not read)")
-        self.line(f"clstr: {text}")
+        self.line(f"clstr: {text}", style)
 
-    def remark(self, text: str) -> None:
+    def remark(self, text: str, style: Style = Style.PLAIN) -> None:
         """A message that is dropped, and counted, when stderr is too slow for all of them."""
         if self._own.backlog > _PATIENCE:
             self._unsaid += 1
         else:
-            self.message(text)
+            self.message(text, style)
 
-    def line(self, text: str) -> None:
+    def line(self, text: str, style: Style = Style.PLAIN) -> None:
         """Print the text, escaped, as a line on stderr."""
-        self._own.write(self, printable(text).encode() + b"\n")
+        shown = painted(printable(text), style if self._own.colours else Style.PLAIN)
+        self._own.write(self, shown.encode() + b"\n")
 
     def status(self, line: str | None) -> None:
         """Show this status line on the terminal, or none. Only where ``terminal`` is true."""
@@ -159,7 +161,7 @@ class Console:
 
     async def drain(self) -> None:
         """Wait until everything is written or known to be lost; ``on_failed`` has then been called."""
-        for writer in dict.fromkeys((self._out, self._err, self._own)):
+        for writer in dict.fromkeys((self.out, self.err, self._own)):
             await writer.drained()
 
     def abort(self) -> None:
@@ -173,6 +175,13 @@ class Console:
         for writer in self._writers.values():
             writer.close()
 
+    def failed(self, name: str, error: OSError, cure: str) -> None:
+        """A file that output goes to by another way cannot be written: one message, one ``on_failed``."""
+        if name not in self.errors:
+            self.errors[name] = error
+            self.message(f"{name}: {error.strerror} ({cure})", Style.BAD)
+            self._on_failed(name, error)
+
     def _lost(self, key: Hashable, name: str, error: OSError) -> None:
         self.errors.setdefault(name, error)
         if error.errno in (errno.EPIPE, errno.ECONNRESET):
@@ -181,85 +190,5 @@ class Console:
             return
         if self._writers[key] is not self._own:
             cure = "output from here on is lost: make room, or name another file"
-            self.message(f"{name}: {error.strerror} ({cure})")
+            self.message(f"{name}: {error.strerror} ({cure})", Style.BAD)
         self._on_failed(name, error)
-
-
-class _Stream:
-    """One stream of an attempt on its way to a writer; the owner of its lines there."""
-
-    __slots__ = ("_lines", "_sink", "_writer")
-
-    def __init__(self, writer: Writer, sink: _Merged) -> None:
-        self._writer = writer
-        self._sink = sink
-        self._lines = Lines()
-
-    def feed(self, data: bytes) -> None:
-        ready = self._lines.feed(data)
-        if ready and self._writer.write(self, ready) and self._writer.hold(self._sink):
-            self._sink.held()
-
-    def finish(self) -> None:
-        if rest := self._lines.rest():
-            self._writer.write(self, rest)
-        self._writer.ended(self)
-
-
-class _Merged:
-    """The sink of the default mode. Held as long as any of its writers holds it."""
-
-    __slots__ = ("_err", "_flow", "_holds", "_out", "_streams")
-
-    def __init__(self, out: Writer, err: Writer) -> None:
-        self._out = out
-        self._err = err
-        self._streams: dict[str, _Stream] = {}  # made when there is data: most jobs have no stderr
-        self._flow: Flow | None = None
-        self._holds = 0
-
-    def begun(self, flow: Flow) -> None:
-        self._flow = flow
-
-    def stdout(self, data: bytes) -> None:
-        if data and not self._out.discards:
-            self._stream("stdout", self._out).feed(data)
-
-    def stderr(self, data: bytes) -> None:
-        if data and not self._err.discards:
-            self._stream("stderr", self._err).feed(data)
-
-    def finished(self) -> None:
-        for stream in self._streams.values():
-            stream.finish()
-        self._flow = None
-
-    def held(self) -> None:
-        self._holds += 1
-        if self._flow:
-            self._flow.pause()
-
-    def released(self) -> None:
-        self._holds -= 1
-        if self._flow and not self._holds:
-            self._flow.resume()
-
-    def _stream(self, name: str, writer: Writer) -> _Stream:
-        stream = self._streams.get(name)
-        if stream is None:
-            stream = self._streams[name] = _Stream(writer, self)
-        return stream
-
-
-def printable(text: str) -> str:
-    """The text with escapes for what is not plainly seen: controls, newlines, bytes that are not UTF-8."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else _escaped(char) for char in text)
-
-
-def _escaped(char: str) -> str:
-    code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape's form of a byte
-        return f"\\x{code - 0xDC00:02x}"
-    return char.encode("unicode_escape").decode()

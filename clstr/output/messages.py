@@ -51,6 +51,7 @@ from clstr.model import (
     in_words,
     name_of,
 )
+from clstr.output.paint import Style
 
 NAMED_JOBS = 10
 """Jobs that a closing message names; it counts the others."""
@@ -80,20 +81,24 @@ def fold(nodes: Iterable[Node]) -> str:
 
     Texts with a user, a port, IPv6 or other than letters, digits, ``.``, ``-`` and ``_`` stand as they are.
     """
-    texts = sorted({name_of(node) for node in nodes}, key=_natural)
-    names = _names(texts)
+    distinct = sorted(set(nodes), key=by_name)
+    names = node_set(distinct)
     if names.count(",") < _NAMED_NODES:
         return names
-    return f"{_names(texts[:_NAMED_NODES])} and {len(texts) - _NAMED_NODES} more"
+    return f"{node_set(distinct[:_NAMED_NODES])} and {len(distinct) - _NAMED_NODES} more"
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
-    return [(int(part), part) if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", text)]
+def by_name(node: Node) -> list[tuple[int, str]]:
+    """A key to sort by: numbers in names as numbers, n9 before n10."""
+    parts = re.split(r"([0-9]+)", name_of(node))
+    return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts]
 
 
-def _names(texts: Sequence[str]) -> str:
+def node_set(nodes: Sequence[Node]) -> str:
+    """All of the nodes, sorted already, as a node set."""
     from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet
 
+    texts = [name_of(node) for node in nodes]
     foldable = [text for text in texts if _FOLDABLE.fullmatch(text)]
     if len({_LAST_NUMBER.sub("", text) for text in foldable}) > _MOST_GROUPS:
         return ",".join(texts)
@@ -140,7 +145,7 @@ def _age(seconds: float) -> str:
 class Losses:
     """Says when a connection is lost: always under jobs, and while idle too when asked to."""
 
-    def __init__(self, say: Callable[[str], None], idle: bool = False) -> None:
+    def __init__(self, say: Callable[[str, Style], None], idle: bool = False) -> None:
         self._say = say
         self._idle = idle
         self._jobs: dict[Node, int] = {}
@@ -154,9 +159,9 @@ class Losses:
             case ConnectionLost(node, why):
                 jobs = self._jobs.pop(node, 0)
                 if jobs:
-                    self._say(f"{name_of(node)}: connection lost under {_count(jobs, 'job')}: {why}")
+                    self._say(f"{name_of(node)}: connection lost under {_count(jobs, 'job')}: {why}", Style.BAD)
                 elif self._idle:
-                    self._say(f"{name_of(node)}: connection lost while idle: {why}")
+                    self._say(f"{name_of(node)}: connection lost while idle: {why}", Style.BAD)
             case _:
                 pass
 
@@ -164,14 +169,25 @@ class Losses:
 class Narrator:
     """``-v``: a line for each event, and at the end who did what. ``Losses`` tells of connections lost."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str, Style], None]) -> None:
         self._say = say
         self._attempts: dict[Node, int] = {}
 
     def saw(self, when: float, event: Fact | News) -> None:
         """Tell of the event."""
         if line := self._line(event):
-            self._say(line)
+            self._say(line, self._style(event))
+
+    def _style(self, event: Fact | News) -> Style:
+        match event:
+            case Failed() | Held() | Evicted():
+                return Style.BAD
+            case Requeued():
+                return Style.WORSE
+            case Pardoned() | Paroled():
+                return Style.BETTER
+            case _:
+                return Style.PLAIN
 
     def _line(self, event: Fact | News) -> str | None:
         match event:

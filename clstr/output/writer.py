@@ -58,6 +58,7 @@ class Writer:
         fd: int,
         loop: asyncio.AbstractEventLoop,
         on_error: Callable[[OSError], None],
+        colours: bool = False,
     ) -> None:
         self._fd = fd
         self._loop = loop
@@ -78,6 +79,8 @@ class Writer:
         self._drawn = False
         self.discards = is_null(fd)
         """Nothing that is written here arrives anywhere: the null device, or a file that failed."""
+        self.colours = colours
+        """Whether what clstr itself prints here is to be coloured."""
 
     @property
     def backlog(self) -> int:
@@ -100,6 +103,10 @@ class Writer:
                 return False
             self._held[sender] = None
             return True
+
+    def goes_on(self, owner: object) -> bool:
+        """Whether what the owner writes next continues a line of its own."""
+        return self._cursor is owner
 
     def ended(self, owner: object) -> None:
         """The owner writes no more."""

@@ -13,101 +13,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from readers import Calls, Reader, Tap, console, until
 
 from clstr.model import Attempt, BadInput, Job, Node, Sink, Slot
-from clstr.output.console import Console, Files, open_files, printable
+from clstr.output.console import Console, open_files
 from clstr.output.lines import LONGEST
+from clstr.output.merge import Merge
+from clstr.output.paint import printable
 from clstr.output.writer import LIMIT, Writer
 
 ATTEMPT = Attempt(Job(1, b"true"), 1, Slot(Node("n1", "n1"), 1))
 
 
-class Tap:
-    """A job's output that can be held back."""
-
-    def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.open.set()
-
-    def pause(self) -> None:
-        self.open.clear()
-
-    def resume(self) -> None:
-        self.open.set()
-
-
-class Reader:
-    """The other end of a pipe. Reads nothing before ``go``, or as it comes."""
-
-    def __init__(self, waits: bool = False, keeps: bool = True) -> None:
-        self.fd, self.writing_fd = os.pipe()
-        self.data = bytearray()
-        self.count = 0
-        self._keeps = keeps
-        self.go = threading.Event()
-        if not waits:
-            self.go.set()
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        self.go.wait(60)
-        while chunk := os.read(self.fd, 1 << 16):
-            self.count += len(chunk)
-            if self._keeps:
-                self.data += chunk
-        os.close(self.fd)
-
-    def all(self) -> bytes:
-        """Everything, once the writing end is closed here."""
-        os.close(self.writing_fd)
-        self.go.set()
-        self._thread.join(60)
-        assert not self._thread.is_alive()
-        return bytes(self.data)
-
-
-class Calls:
-    """What the console reported."""
-
-    def __init__(self) -> None:
-        self.broken: list[str] = []
-        self.failed: list[tuple[str, int | None]] = []
-
-    def on_broken(self, name: str) -> None:
-        self.broken.append(name)
-
-    def on_failed(self, name: str, error: OSError) -> None:
-        self.failed.append((name, error.errno))
-
-
-made: list[Console] = []
-
-
-@pytest.fixture(autouse=True)
-def _threads_end() -> Iterator[None]:
-    yield
-    while made:
-        made.pop().close()
-
-
-def console(stdout: int, stderr: int, messages: int | None = None, calls: Calls | None = None) -> Console:
-    calls = calls or Calls()
-    files = Files(stdout, stderr, stderr if messages is None else messages)
-    made.append(Console(files, asyncio.get_running_loop(), calls.on_broken, calls.on_failed))
-    return made[-1]
-
-
 def job(on: Console, flow: Tap | None = None) -> Sink:
-    sink = on.sink(ATTEMPT)
+    sink = Merge(on).sink(ATTEMPT)
     sink.begun(flow or Tap())
     return sink
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - the condition is a fact of another thread
-            await asyncio.sleep(0.005)
 
 
 def printed(write: Callable[[Console], None], one_file: bool = False) -> tuple[bytes, bytes]:
@@ -309,7 +230,7 @@ def test_a_blocked_stdout_does_not_stop_stderr() -> None:
 
     async def run() -> None:
         c = console(out.writing_fd, err.writing_fd)
-        sink, flow = c.sink(ATTEMPT), Tap()
+        sink, flow = Merge(c).sink(ATTEMPT), Tap()
         sink.begun(flow)
         sink.stdout(b"x" * (2 * LIMIT) + b"\n")
         c.message("still here")
@@ -387,7 +308,7 @@ def test_a_closed_stdout_is_reported_once_and_messages_go_on() -> None:
 
     async def run() -> None:
         c = console(closed, err.writing_fd, calls=calls)
-        sink, flow = c.sink(ATTEMPT), Tap()
+        sink, flow = Merge(c).sink(ATTEMPT), Tap()
         sink.begun(flow)
         sink.stdout(b"x" * (2 * LIMIT) + b"\n")
         await until(lambda: calls.broken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -38,6 +39,12 @@ from clstr.model import (
     in_words,
 )
 from clstr.output.messages import Losses, Narrator, Summary, called, fold, running
+from clstr.output.paint import Style
+
+
+def plainly(lines: list[str]) -> Callable[[str, Style], None]:
+    """Who is told puts the words there."""
+    return lambda line, style: lines.append(line)
 
 
 def node(text: str) -> Node:
@@ -374,7 +381,8 @@ def test_irregular_names_by_the_thousand_do_not_hold_up_the_end() -> None:
 
 def told(*events: Fact | News) -> list[str]:
     lines: list[str] = []
-    observers = [Losses(lines.append, idle=True), Narrator(lines.append)]
+    say = plainly(lines)
+    observers = [Losses(say, idle=True), Narrator(say)]
     for event in events:
         for observer in observers:
             observer.saw(0.0, event)
@@ -421,7 +429,7 @@ def test_running_jobs_are_told_with_their_nodes_and_ages() -> None:
 
 def test_a_connection_lost_under_jobs_is_one_message_and_while_idle_only_with_v() -> None:
     lines: list[str] = []
-    losses = Losses(lines.append)
+    losses = Losses(plainly(lines))
     for number in (1, 2):
         losses.saw(0.0, Ended(attempt(number), Lost("reset")))
     losses.saw(0.0, ConnectionLost(node("n1"), "reset"))
@@ -431,12 +439,12 @@ def test_a_connection_lost_under_jobs_is_one_message_and_while_idle_only_with_v(
 
 
 def test_the_table_counts_held_jobs_when_there_are_any() -> None:
-    lines = Narrator(lambda line: None).table(replace(tally(12, 8, 1), held=2))
+    lines = Narrator(plainly([])).table(replace(tally(12, 8, 1), held=2))
     assert lines == ["8  jobs done", "1  jobs failed", "2  jobs held", "1  jobs not done"]
 
 
 def test_the_table_counts_jobs_by_state_and_nodes_by_use() -> None:
-    narrator = Narrator(lambda line: None)
+    narrator = Narrator(plainly([]))
     for event in (Connected(node("n1")), Connected(node("n2")), Connected(node("n3")), Evicted(node("n4"), "gone")):
         narrator.saw(0.0, event)
     for name in ("n1", "n2", "n1", "n2"):

@@ -18,6 +18,7 @@ import pytest
 from clstr.model import Attempt, Done, Job, Node, Sink, Slot, Tally
 from clstr.output.console import Console, Files
 from clstr.output.lines import LONGEST
+from clstr.output.merge import Merge
 from clstr.output.status import Status, losses, words
 
 ATTEMPT = Attempt(Job(1, b"true"), 1, Slot(Node("n1", "n1"), 1))
@@ -286,7 +287,7 @@ class Open:
 
 
 def job(on: Console) -> Sink:
-    sink = on.sink(ATTEMPT)
+    sink = Merge(on).sink(ATTEMPT)
     sink.begun(Open())
     return sink
 
