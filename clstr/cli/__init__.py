@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from clstr.cli.ending import USAGE
+from clstr.cli.ending import OK, USAGE
 from clstr.cli.flags import SYNOPSIS, parser
 from clstr.cli.plan import make_plan
 from clstr.model import BadInput
@@ -32,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         flags = parser().parse(words)
         color = flags.color
+        if flags.completion is not None:
+            from clstr.cli.completion import script
+
+            print(script(parser(), flags.completion), end="")
+            return OK
         plan = make_plan(flags)
         if flags.dry_run is not None:
             from clstr.cli.dry import dry_run
