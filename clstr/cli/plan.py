@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from clstr.model import BadInput, Node, Slot
 
 if TYPE_CHECKING:
+    from clstr.cli.records import Records
     from clstr.inputs.follow import Followed
     from clstr.inputs.jobs import JobStream, PinnedJobs
     from clstr.inputs.listing import Listing
@@ -34,9 +35,11 @@ class Plan:
     order: random.Random
     files: Files
     client: Client | None  # of --ssh
+    records: Records
 
 
 def make_plan(flags: argparse.Namespace) -> Plan:
+    from clstr.cli.records import open_records
     from clstr.inputs import jobs, nodes
     from clstr.inputs.follow import Followed
     from clstr.inputs.listing import Listing
@@ -71,8 +74,9 @@ def make_plan(flags: argparse.Namespace) -> Plan:
     order = random.Random(flags.seed)
     slots = list(listing.slots)
     order.shuffle(slots)
+    records = open_records(flags)  # before output is truncated: it may find another run at work
     files = open_files(None, None) if flags.dry_run else open_files(flags.stdout, flags.stderr)
-    return Plan(flags, slots, source, steps, listing, followed, order, files, client)
+    return Plan(flags, slots, source, steps, listing, followed, order, files, client, records)
 
 
 def _entries(flags: argparse.Namespace, left_out: Sequence[Node]) -> list[Entry]:
@@ -127,14 +131,23 @@ def _check_overwritten(flags: argparse.Namespace) -> None:
 
     --unfinished may be the job file and --evicted the --exclude-file: they are replaced when all is read.
     """
+    read = {
+        "--node-file": flags.node_file,
+        "--exclude-file": flags.exclude_file,
+        "--job-file": flags.job_file,
+        "--submit": flags.submit,
+    }
     written = (
-        ("--stdout", flags.stdout, ("--node-file", "--exclude-file", "--job-file")),
-        ("--stderr", flags.stderr, ("--node-file", "--exclude-file", "--job-file")),
-        ("--active-nodes", flags.active_nodes, ("--node-file", "--exclude-file", "--job-file")),
-        ("--unfinished", flags.unfinished, ("--node-file", "--exclude-file")),
-        ("--evicted", flags.evicted, ("--node-file", "--job-file")),
+        ("--stdout", flags.stdout, read),
+        ("--stderr", flags.stderr, read),
+        ("--active-nodes", flags.active_nodes, read),
+        ("--unfinished", flags.unfinished, ("--node-file", "--exclude-file", "--submit")),
+        ("--evicted", flags.evicted, ("--node-file", "--job-file", "--submit")),
+        ("--joblog", flags.joblog, read),
+        ("--csv", flags.csv, read),
+        ("--events", flags.events, read),
+        ("--trace", flags.trace, read),
     )
-    read = {"--node-file": flags.node_file, "--exclude-file": flags.exclude_file, "--job-file": flags.job_file}
     taken: dict[str, str] = {}
     for flag, path, inputs in written:
         if path is None or (os.path.exists(path) and not os.path.isfile(path)):

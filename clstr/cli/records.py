@@ -120,6 +120,21 @@ class Records:
         told = (self.events if self.events is not None and self.events.is_view else None, self.names)
         return [view for view in told if view is not None]
 
+    def finish(self, not_done: Sequence[Job], warn: Callable[[str], None]) -> bool:
+        """The run is over, and these jobs were not done: write the end, and let others have the files.
+
+        False, with a message, where that fails.
+        """
+        try:
+            if self.table is not None:
+                self.table.finish(not_done)
+        except OSError as error:
+            warn(f"{error.filename} cannot be written: {error.strerror}")
+            return False
+        finally:
+            self.close()
+        return True
+
     def close(self) -> None:
         """Let others have the files."""
         for record in (self.run_dir, self.joblog, self.table, self.events, self.trace):
@@ -128,7 +143,7 @@ class Records:
 
 
 def open_records(flags: argparse.Namespace) -> Records:
-    """The records that the flags ask for, opened and locked. Raises BadInput."""
+    """The records that the flags ask for, opened and locked, but for a dry run. Raises BadInput."""
     if flags.resume and flags.joblog is None:
         raise BadInput("--resume needs a joblog to go on from (name it with --joblog FILE)")
     if flags.run_dir is not None and os.path.exists(flags.run_dir) and not os.path.isdir(flags.run_dir):
@@ -137,6 +152,8 @@ def open_records(flags: argparse.Namespace) -> Records:
     if len(both) > len(set(both)):
         raise BadInput(f"{flags.results}: --run-dir and --results name one directory (name two)")
     records = Records(flags)
+    if flags.dry_run is not None:
+        return records  # nothing is written to
     try:
         records.open()
     except BadInput:

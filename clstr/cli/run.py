@@ -51,7 +51,13 @@ async def run(plan: Plan) -> int:
     end = Ending()
     console = end.console = Console(plan.files, loop, end.stdout_closed, end.output_failed, flags.color)
     output = mode(console, tag=flags.tag, group=flags.group, keep_order=flags.keep_order, fold=flags.fold)
-    scheduler = Scheduler(_limits(plan))
+    scheduler, records = Scheduler(_limits(plan)), plan.records
+    try:
+        records.begin(console.message, lambda: _queue_and_busy(plan, scheduler))
+    except BadInput:
+        console.close()
+        await transports.close()
+        raise
     summary, leftovers = Summary(), Leftovers(jobs=flags.unfinished is not None)
     with contextlib.ExitStack() as views:
         observers, table = _observers(plan, console, scheduler, views)
@@ -59,7 +65,7 @@ async def run(plan: Plan) -> int:
             scheduler,
             plan.source,
             transports.of,
-            lambda attempt: divert(attempt, output.sink(attempt), console),
+            lambda attempt: records.sink(attempt, divert(attempt, output.sink(attempt), console)),
             Conditions(
                 directory=None if flags.chdir is None else os.fsencode(flags.chdir),
                 timeout=flags.timeout,
@@ -70,9 +76,11 @@ async def run(plan: Plan) -> int:
             Preparation(
                 plan.steps, plan.listing, console.remark if flags.verbose else lambda text: None, console.message
             ),
-            [summary, leftovers, *observers],
+            [summary, leftovers, *observers, *records.views],
             console.message,
-            records=[output],
+            gate=records.gate,
+            door=records.door,
+            records=[*records.records, output],
         )
         listen(loop, runner, console, end)
         loop.set_exception_handler(lambda _, context: _hear_of(context, runner, console))
@@ -96,10 +104,17 @@ async def run(plan: Plan) -> int:
             console.message(line, Style.BAD)
     not_done = [*leftovers.failed, *scheduler.unfinished(), *runner.unheard, *ahead]
     written = await _write_leftovers(plan, not_done, leftovers, console)
+    written = records.finish(not_done, console.message) and not runner.record_lost and written
     plan.source.close()
     await console.drain()
     console.close()
     return end.status(written and done, runner.bad_input is not None, bool(console.errors))
+
+
+def _queue_and_busy(plan: Plan, scheduler: Scheduler) -> tuple[int, int]:
+    """The jobs that wait, those that were only read included, and the slots that run one."""
+    tally = scheduler.tally()
+    return plan.source.seen[0] - tally.jobs + tally.waiting, tally.running
 
 
 def _fail(runner: Runner, error: BaseException | None) -> None:
