@@ -1,5 +1,7 @@
 """The streams of jobs: ``-j`` texts and ``-J`` files, and the one job per entry of ``--on-each-node``.
 
+Each text or line is a template, which may stand for many jobs; they are made when they are asked for.
+
 - A file is read by one daemon thread with blocking calls: a FIFO whose writer pauses, a terminal or a dead
   NFS server holds up neither the event loop nor the exit. (The threads of an executor are joined at exit.)
 - A file is opened when its turn comes, and once only: opening and closing a FIFO beforehand would break the
@@ -21,9 +23,11 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import NoReturn
 
 from clstr.inputs import label, reason
+from clstr.inputs.templates import Expanded, Templates
 from clstr.model import BadInput, Job, Node
 
 AHEAD_JOBS = 4096
@@ -64,8 +68,10 @@ def check_files(files: Sequence[str], stdin_fd: int = 0) -> None:
 class JobStream:
     """``-j`` commands and then the jobs of ``-J`` files, read as they come.
 
-    ``longest`` is the most bytes that a command may have. Raises BadInput for a command of ``-j`` that is
-    empty or longer. Every method is called on the thread of the loop.
+    ``longest`` is the most bytes that a command may have. ``listed`` jobs, which do not come through here, stand
+    between the two: they have the ids between, and are counted as seen. Raises BadInput for a command of ``-j``
+    that is empty or longer, and, where there are no files, for a matrix key that no job names; where there are, it
+    comes at their end. Every method is called on the thread of the loop.
     """
 
     def __init__(
@@ -78,9 +84,13 @@ class JobStream:
         stdin_fd: int = 0,
         budget: int | None = None,
         job_class: str | None = None,
+        templates: Templates | None = None,
+        listed: int = 0,
     ) -> None:
+        self._templates = templates = templates or Templates()
         for command in commands:
-            _check_command(command, "--job", longest)
+            templates.check(command, "--job", longest)
+        self._texts = self._text_jobs(commands)
         self._files = files
         self._longest = longest
         self._null = null
@@ -91,9 +101,9 @@ class JobStream:
         self._news = asyncio.Event()
         # What follows is shared with the reading thread, and changes under this lock only.
         self._turn = threading.Condition(threading.RLock())
-        self._waiting = deque(self._job(number, command, "--job") for number, command in enumerate(commands, 1))
-        self._bytes = sum(map(len, commands))
-        self._count = len(commands)
+        self._waiting: deque[Job] = deque()
+        self._bytes = 0
+        self._count = sum(map(templates.count, commands)) + listed
         self._ended = not files
         self._error: BadInput | None = None
         self._starved = False
@@ -110,10 +120,12 @@ class JobStream:
 
         Raises BadInput behind the last good job.
         """
+        if jobs := list(islice(self._texts, count)):
+            return jobs
         with self._turn:
             jobs = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
             if jobs:
-                self._bytes -= sum(len(job.command) for job in jobs)
+                self._bytes -= sum(map(_size, jobs))
                 if self._room():
                     self._turn.notify()
             elif self._error is not None:
@@ -136,7 +148,7 @@ class JobStream:
 
     @property
     def seen(self) -> tuple[int, bool]:
-        """How many jobs have been read so far, handed out or not, and whether these are all there are."""
+        """How many jobs there are so far, handed out or not, those listed too; and whether these are all."""
         with self._turn:
             return self._count, self._ended
 
@@ -158,8 +170,14 @@ class JobStream:
             self._turn.notify()
         self._news.set()
 
-    def _job(self, number: int, command: bytes, origin: str) -> Job:
-        return Job(number, command, origin, self._budget, None, self._class)
+    def _text_jobs(self, commands: Sequence[bytes]) -> Iterator[Job]:
+        all_of_them = chain.from_iterable(map(self._templates.expand, commands))
+        for number, expanded in enumerate(all_of_them, 1):
+            yield self._job(number, expanded, "--job")
+
+    def _job(self, number: int, job: Expanded, origin: str) -> Job:
+        command, parts, matrix = job
+        return Job(number, command, origin, self._budget, None, self._class, None, parts, matrix)
 
     # --- the reading thread --------------------------------------------------------------------------------
 
@@ -168,6 +186,7 @@ class JobStream:
         try:
             for path in self._files:
                 self._read_file(path)
+            self._templates.check_named()
         except _Closed:
             return
         except BadInput as bad:
@@ -186,8 +205,8 @@ class JobStream:
             raise BadInput(f"{name}: {reason(error)} (nothing of it was read)") from None
         try:
             while chunk := _some(fd):
-                self._hand_over(parser.feed(chunk))
-            self._hand_over(parser.end())
+                self._hand_over(self._expand(parser.feed(chunk)))
+            self._hand_over(self._expand(parser.end()))
         except OSError as error:
             where = f"{name}:{parser.line}"
             raise BadInput(f"{where}: {reason(error)} (the jobs before it were read)") from None
@@ -195,12 +214,19 @@ class JobStream:
             if path != "-":
                 os.close(fd)
 
-    def _hand_over(self, entries: Iterator[tuple[bytes, str]]) -> None:
+    def _expand(self, entries: Iterator[tuple[bytes, str]]) -> Iterator[tuple[Expanded, str]]:
+        for command, origin in entries:
+            if b"{" in command:
+                self._templates.check(command, origin, self._longest)
+            for expanded in self._templates.expand(command):
+                yield expanded, origin
+
+    def _hand_over(self, entries: Iterator[tuple[Expanded, str]]) -> None:
         """Put the entries where the loop finds them; an error among them comes behind those before it."""
         with self._turn:
             if self._closed:
                 raise _Closed
-        batch: list[tuple[bytes, str]] = []
+        batch: list[tuple[Expanded, str]] = []
         try:
             for entry in entries:
                 batch.append(entry)
@@ -211,9 +237,9 @@ class JobStream:
             if batch:
                 self._put(batch)
 
-    def _put(self, batch: list[tuple[bytes, str]]) -> None:
+    def _put(self, batch: list[tuple[Expanded, str]]) -> None:
         jobs = [self._job(number, *entry) for number, entry in enumerate(batch, self._count + 1)]
-        size = sum(len(job.command) for job in jobs)
+        size = sum(map(_size, jobs))
         with self._turn:
             if len(self._waiting) + len(jobs) > AHEAD_JOBS or self._bytes + size > AHEAD_BYTES:
                 self._turn.wait_for(lambda: self._closed or self._room())
@@ -236,30 +262,40 @@ class JobStream:
 
 
 class PinnedJobs:
-    """One job for each of the nodes, in their order, pinned, with a budget of 0 or what ``--retries`` says.
+    """The command once for each of the nodes, in their order, pinned, with a budget of 0 or what ``--retries`` says.
 
-    It has the methods of JobStream. Raises BadInput for a command that is empty or longer than ``longest``.
+    A template is as many jobs for each node as it stands for. It has the methods of JobStream. Raises BadInput for a
+    command that is empty or longer than ``longest``, and for a matrix key that it does not name.
     """
 
-    def __init__(self, command: bytes, nodes: Sequence[Node], *, longest: int, budget: int = 0) -> None:
-        _check_command(command, "--on-each-node", longest)
+    def __init__(
+        self,
+        command: bytes,
+        nodes: Sequence[Node],
+        *,
+        longest: int,
+        budget: int = 0,
+        templates: Templates | None = None,
+    ) -> None:
+        self._templates = templates or Templates()
+        self._templates.check(command, "--on-each-node", longest)
         self._budget = budget
         self._command = command
         self._nodes = nodes
-        self._given = 0
+        self._jobs = self._all()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Nothing is to be read."""
 
+    def _all(self) -> Iterator[Job]:
+        each = ((node, expanded) for node in self._nodes for expanded in self._templates.expand(self._command))
+        for number, (node, job) in enumerate(each, 1):
+            origin = "--on-each-node"
+            yield Job(number, job.command, origin, self._budget, pin=node, parts=job.parts, matrix=job.matrix)
+
     def at_hand(self, count: int) -> list[Job]:
         """Up to ``count`` jobs; [] when all have been handed out."""
-        first = self._given
-        nodes = self._nodes[first : first + count]
-        self._given += len(nodes)
-        return [
-            Job(number, self._command, "--on-each-node", self._budget, pin=node)
-            for number, node in enumerate(nodes, first + 1)
-        ]
+        return list(islice(self._jobs, count))
 
     async def next(self, count: int) -> list[Job]:
         """As ``at_hand``."""
@@ -268,7 +304,7 @@ class PinnedJobs:
     @property
     def seen(self) -> tuple[int, bool]:
         """The number of jobs, all known from the start."""
-        return len(self._nodes), True
+        return len(self._nodes) * self._templates.count(self._command), True
 
     @property
     def is_finite(self) -> bool:
@@ -346,11 +382,10 @@ class _Closed(Exception):
     """Nobody wants more of the stream."""
 
 
-def _check_command(command: bytes, flag: str, longest: int) -> None:
-    if not command.strip():
-        raise BadInput(f"{flag}: empty command (give a shell line)")
-    if len(command) > longest:
-        raise _too_long(flag, longest)
+def _size(job: Job) -> int:
+    """Bytes of what the job brings with it."""
+    size = len(job.command)
+    return size if job.parts is None else size + sum(len(part) for part in job.parts if isinstance(part, bytes))
 
 
 def _too_long(where: str, longest: int) -> BadInput:

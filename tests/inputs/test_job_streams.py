@@ -453,7 +453,7 @@ def test_a_closed_stream_is_read_no_further_though_there_are_only_comments(pipe:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
-def test_a_million_lines_take_no_more_memory_than_ten_thousand(tmp_path: Path) -> None:
+def test_thirty_times_the_lines_take_no_more_memory(tmp_path: Path) -> None:
     # Not by getrusage: its peak is inherited from the process that forked this one.
     code = """
         async def main():
@@ -466,11 +466,11 @@ def test_a_million_lines_take_no_more_memory_than_ten_thousand(tmp_path: Path) -
             print(count, peak)
     """
     peaks = []
-    for lines in (10_000, 1_000_000):
+    for lines in (10_000, 300_000):
         path = tmp_path / str(lines)
         path.write_bytes(b"echo some job of ours\n" * lines)
         with in_a_process(code, str(path)) as run:
-            count, kib = run.communicate(timeout=SOON)[0].split()
+            count, kib = run.communicate(timeout=3 * SOON)[0].split()
         assert int(count) == lines
         peaks.append(int(kib))
     assert peaks[1] - peaks[0] < 5 * 1024
