@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -264,3 +265,20 @@ def test_the_names_are_those_of_the_field() -> None:
 def test_the_model_has_no_behaviour_to_import() -> None:
     loaded = {imported.split(".")[0] for imported in imports(tree_of(PACKAGE / "model.py"))}
     assert loaded <= {"__future__", *sys.stdlib_module_names}
+
+
+# --- start-up ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["--version", "--help"])
+def test_what_only_prints_imports_little(flag: str) -> None:
+    code = f"""if True:
+        import sys
+        from clstr.cli import main
+        try:
+            main([{flag!r}])
+        finally:
+            sys.stderr.write(" ".join(sys.modules))
+    """
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(result.stderr.split()) & {"asyncio", "asyncssh", "tqdm", "ClusterShell", "clstr.model"} == set()

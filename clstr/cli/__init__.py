@@ -6,16 +6,16 @@ libraries are imported when they are used, so that ``--help`` and ``--version`` 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from clstr.cli.ending import OK, USAGE
 from clstr.cli.flags import SYNOPSIS, parser
-from clstr.cli.plan import make_plan
-from clstr.model import BadInput
+
+if TYPE_CHECKING:
+    import argparse
 
 FIRST_STEP = "clstr -n ': slots=2' -j 'echo hello' -j 'echo hello again'"
 """A run that succeeds everywhere: on this machine, without SSH."""
@@ -25,9 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
     words = sys.argv[1:] if arguments is None else arguments
     if not words:
-        for line in (*f"usage: {SYNOPSIS}".splitlines(), f"try: {FIRST_STEP}", "see: clstr --help"):
-            _say(line)
-        return USAGE
+        return _refuse(*f"usage: {SYNOPSIS}".splitlines(), f"try: {FIRST_STEP}", "see: clstr --help")
     color = "never"  # until it is known what the user wants
     try:
         flags = parser().parse(words)
@@ -36,18 +34,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from clstr.cli.completion import script
 
             print(script(parser(), flags.completion), end="")
-            return OK
-        plan = make_plan(flags)
-        if flags.dry_run is not None:
-            from clstr.cli.dry import dry_run
+            return 0
+        return _run(flags)
+    except Exception as error:
+        from clstr.model import BadInput
 
-            return asyncio.run(dry_run(plan, _say))
-        from clstr.cli.run import run
+        if not isinstance(error, BadInput):
+            raise
+        return _refuse(f"clstr: {error}", color=color)
 
-        return asyncio.run(run(plan))
-    except BadInput as error:
-        _say(f"clstr: {error}", color)
-        return USAGE
+
+def _run(flags: argparse.Namespace) -> int:
+    import asyncio
+
+    from clstr.cli.plan import make_plan
+
+    plan = make_plan(flags)
+    if flags.dry_run is not None:
+        from clstr.cli.dry import dry_run
+
+        return asyncio.run(dry_run(plan, _say))
+    from clstr.cli.run import run
+
+    return asyncio.run(run(plan))
+
+
+def _refuse(*lines: str, color: str = "never") -> int:
+    from clstr.cli.ending import USAGE
+
+    for line in lines:
+        _say(line, color)
+    return USAGE
 
 
 def _say(text: str, color: str = "never") -> None:

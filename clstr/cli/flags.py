@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from clstr import __version__
-from clstr.model import BadInput
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -57,21 +56,27 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and say what was meant."""
 
     def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{message} (see clstr --help)")
+        _refuse(f"{message} (see clstr --help)")
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """The flags in these words. Raises BadInput."""
         known = [flag for flag in self._option_string_actions if flag.startswith("--")]
         for word in words:
             if f"-{word}" in known:  # argparse would take -job for -j ob
-                raise BadInput(f"{word} has one '-' too few (write -{word})")
+                _refuse(f"{word} has one '-' too few (write -{word})")
         flags, strange = self.parse_known_args(words)
         for word in strange:
             if word.startswith("-"):
-                raise BadInput(f"unknown flag {word} ({_meant(word.partition('=')[0], known)})")
+                _refuse(f"unknown flag {word} ({_meant(word.partition('=')[0], known)})")
         if strange:
-            raise BadInput(f"unexpected word {strange[0]!r} (a job is one word: quote it whole, as in -j 'echo hello')")
+            _refuse(f"unexpected word {strange[0]!r} (a job is one word: quote it whole, as in -j 'echo hello')")
         return flags
+
+
+def _refuse(text: str) -> NoReturn:
+    from clstr.model import BadInput
+
+    raise BadInput(text)
 
 
 def _meant(flag: str, known: Sequence[str]) -> str:
