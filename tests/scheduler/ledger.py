@@ -2,19 +2,22 @@
 
 A ledger hears each fact and the events that came of it. What follows from the fact at once (news, Close, Kill)
 it works out by itself and compares exactly. What the scheduler may choose (which idle slot, which spare node)
-it holds against the rules: cli.md's "What failure means" and rooms.md's law.
+it holds against the rules: cli.md's "What failure means", submit.md and rooms.md's law.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from clstr.model import (
     Attempt,
+    Barrier,
     Close,
+    Copy,
+    CopyFailed,
     Dial,
     Done,
     End,
@@ -23,6 +26,8 @@ from clstr.model import (
     Exited,
     Failed,
     Finished,
+    Found,
+    Held,
     Job,
     Kill,
     Lost,
@@ -31,6 +36,7 @@ from clstr.model import (
     Outcome,
     Pardoned,
     Paroled,
+    Refused,
     Requeued,
     Retired,
     Slot,
@@ -53,6 +59,7 @@ class Place:
     live: dict[int, int] = field(default_factory=dict)
     leaving: set[int] = field(default_factory=set)
     running: dict[int, Attempt] = field(default_factory=dict)
+    copying: set[int] = field(default_factory=set)  # the ids of jobs whose results it gives
     streak: list[int] = field(default_factory=list)  # the ids of the jobs that failed
     shaky: bool = False
     evicted: str | None = None
@@ -83,13 +90,16 @@ class Card:
     """A job that has not ended."""
 
     job: Job
-    rank: tuple[int, int]
+    rank: tuple[int, int, int]
+    filed: bool = False
+    after: set[int] = field(default_factory=set)  # all jobs that it comes after, directly
     attempts: int = 0
     charges: int = 0
     last: Attempt | None = None
     avoids: set[Node] = field(default_factory=set)
     struck: list[Node] = field(default_factory=list)  # where it stood in a streak, first time first
     running: bool = False
+    copying: bool = False
 
     @property
     def need(self) -> Need:
@@ -102,9 +112,12 @@ class Ledger:
         self.places: dict[Node, Place] = {}
         self.cards: dict[int, Card] = {}
         self.attempts: dict[int, Attempt] = {}  # what runs, longest first
+        self.copies: dict[int, Attempt] = {}  # what is being copied, longest first
+        self.filed: set[int] = set()  # the ids of jobs from submit files
+        self.next = 1  # the id of the stream's next job
         self.read = 0
         self.done: set[int] = set()
-        self.failed = 0
+        self.failed = self.held = 0
         self.requeues = 0
         self.evictions = 0
         self.budgets: set[int | None] = set()
@@ -115,7 +128,7 @@ class Ledger:
         self.ending: End | None = None
         self.why = ""
         self.finished = False
-        self.first_starts: dict[Need, list[int]] = {}  # free jobs, in the order of their first start
+        self.first_starts: dict[tuple[object, ...], list[int]] = {}  # of jobs alike, in the order of their first start
         self.seen: Counter[str] = Counter()  # what has no event of its own, by name
 
     def hear(self, fact: str, arguments: tuple[Any, ...], events: list[Event]) -> None:
@@ -148,16 +161,44 @@ class Ledger:
                 yield from self._retire(slot)
                 yield from self._close_if_over(slot.node)
 
-    def on_jobs(self, batch: list[Job]) -> Iterable[Event]:
-        assert 1 <= len(batch) <= self.wanted
+    def on_submitted(self, batch: list[Job], done: Collection[int]) -> Iterable[Event]:
+        assert not self.places
+        self.filed = {job.id for job in batch}
+        self._read_to(0)
+        for job in batch:
+            yield from self._enter(job, done)
+        for job in batch:
+            if job.terms.hold and job.id in self.cards:
+                yield self._hold(self.cards[job.id], "hold = True")
+                yield from self._hold_after(job, "held")
+
+    def on_jobs(self, batch: list[Job], done: Collection[int]) -> Iterable[Event]:
+        assert batch
+        assert sum(job.id not in done for job in batch) <= self.wanted
         self.wanted = 0
         self.paused = False
+        self._read_to(batch[-1].id)
         for job in batch:
-            self.read += 1
-            self.budgets.add(job.budget)
-            self.charges_allowed += 0 if job.budget is None else job.budget + 1
-            card = self.cards[job.id] = Card(job, (UNTRIED, job.id))
-            yield from self._wait(card)
+            yield from self._enter(job, done)
+            if job.id in self.cards:
+                yield from self._wait(self.cards[job.id])
+
+    def _read_to(self, number: int) -> None:
+        self.next = number + 1
+        while self.next in self.filed:
+            self.next += 1
+
+    def _enter(self, job: Job, done: Collection[int]) -> Iterable[Event]:
+        self.read += 1
+        if job.id in done:
+            self.seen["done before"] += 1
+            self.done.add(job.id)
+            yield Done(job, None)
+            return
+        self.budgets.add(job.budget)
+        self.charges_allowed += 0 if job.budget is None else job.budget + 1
+        after = _named_by(job.terms.after)
+        self.cards[job.id] = Card(job, (UNTRIED, -job.terms.priority, job.id), job.id in self.filed, after)
 
     def on_exhausted(self) -> Iterable[Event]:
         self.wanted = 0
@@ -188,6 +229,8 @@ class Ledger:
 
     def on_lost(self, node: Node, why: str, ours: bool = False) -> Iterable[Event]:
         place = self.places[node]
+        assert not place.running
+        assert not place.copying
         place.state = "spare"
         place.losses += 1
         if ours:
@@ -204,7 +247,9 @@ class Ledger:
     def on_stop(self, why: str) -> Iterable[Event]:
         if self.ending is not End.STOPPED:
             self.ending, self.why = End.STOPPED, why
+            self.seen["a stop under copies"] += bool(self.copies)
             yield from [Kill(attempt) for attempt in self.attempts.values()]
+            yield from [Kill(attempt) for attempt in self.copies.values()]
 
     def on_ended(self, attempt: Attempt, outcome: Outcome) -> Iterable[Event]:
         node, number = attempt.slot.node, attempt.slot.number
@@ -215,17 +260,32 @@ class Ledger:
             place.state = "broken"
         self.returned += isinstance(outcome, NotStarted | Stopped) or outcome == Lost("reset", ours=True)
         self.unbounded += attempt.job.pin is not None and attempt.job.budget is None
-        yield from self._give_back(attempt, used=not isinstance(outcome, NotStarted))
+        yield from self._give_back(attempt, used=not isinstance(outcome, NotStarted | Found | Refused))
         match outcome:
-            case Exited(0):
+            case Exited(0, results):
                 place.shaky = False
                 place.done += 1
                 if place.evicted is None:
                     self.seen["cleared on parole"] += place.paroled
                     place.streak, place.paroled = [], False
-                del self.cards[card.job.id]
-                self.done.add(card.job.id)
-                yield Done(attempt.job, attempt)
+                if not results:
+                    yield self._is_done(attempt)
+                elif self.ending is End.STOPPED:
+                    self.seen["no copy after a stop"] += 1
+                    card.last = attempt
+                    yield from self._wait(card)
+                else:
+                    card.copying = True
+                    self.copies[card.job.id] = attempt
+                    place.copying.add(card.job.id)
+                    self.seen["copied on an evicted node"] += place.evicted is not None
+                    yield Copy(attempt, results)
+            case Found():
+                yield self._is_done(attempt)
+            case Refused(why):
+                card.last = attempt
+                self.unbounded += 1
+                yield from self._fail(card, why)
             case NotStarted():
                 card.attempts -= 1
                 yield Requeued(attempt, outcome)
@@ -244,6 +304,33 @@ class Ledger:
                 if card.job.pin is None and card.job.id in self.cards:
                     yield from self._strike(card, node, in_words(outcome))
         yield from self._close_if_over(node)
+
+    def on_copied(self, attempt: Attempt, outcome: Outcome) -> Iterable[Event]:
+        place, card = self.places[attempt.slot.node], self.cards[attempt.job.id]
+        del self.copies[card.job.id]
+        place.copying.remove(card.job.id)
+        card.copying = False
+        match outcome:
+            case Exited(0, ()):
+                yield self._is_done(attempt)
+            case CopyFailed():
+                card.last = attempt
+                self.unbounded += 1
+                yield from self._fail(card, in_words(outcome))
+            case _:
+                assert outcome == Stopped()
+                self.unbounded += 1
+                card.last = attempt
+                yield from self._wait(card)
+        self.seen["closed behind a copy"] += not place.usable and not place.running
+        yield from self._close_if_over(attempt.slot.node)
+
+    def _is_done(self, attempt: Attempt) -> Event:
+        behind = [card for card in self.cards.values() if self._barred(card)]
+        del self.cards[attempt.job.id]
+        self.done.add(attempt.job.id)
+        self.seen["barrier opened"] += sum(not self._barred(card) for card in behind)
+        return Done(attempt.job, attempt)
 
     def _give_back(self, attempt: Attempt, used: bool) -> Iterable[Event]:
         node, number = attempt.slot.node, attempt.slot.number
@@ -264,11 +351,11 @@ class Ledger:
         card.last = attempt
         budget = card.job.budget
         if budget is not None and card.charges > budget:
-            yield self._fail(card, in_words(outcome))
+            yield from self._fail(card, in_words(outcome))
             yield from self._strike_out(card)
             return
         self.requeues += 1
-        card.rank = (BEHIND if budget is None else AGAIN, self.requeues)
+        card.rank = (BEHIND if budget is None else AGAIN, -card.job.terms.priority, self.requeues)
         if keep_away and card.job.pin is None:
             card.avoids.add(attempt.slot.node)
         yield Requeued(attempt, outcome)
@@ -277,16 +364,35 @@ class Ledger:
     def _wait(self, card: Card) -> Iterable[Event]:
         place = self.places.get(card.job.pin) if card.job.pin else None
         if place is not None and place.evicted is not None:
-            yield self._fail(card, place.evicted)
+            yield from self._fail(card, place.evicted)
 
-    def _fail(self, card: Card, why: str) -> Event:
+    def _fail(self, card: Card, why: str) -> Iterator[Event]:
         del self.cards[card.job.id]
         self.failed += 1
         if self.failed == self.limits.max_failed and self.ending is None:
             self.seen["max_failed"] += 1
             many = "s" if self.failed > 1 else ""
             self.ending, self.why = End.DRAINED, f"{self.failed} job{many} failed (--max-failed)"
-        return Failed(card.job, card.last, why)
+        yield Failed(card.job, card.last, why)
+        yield from self._hold_after(card.job, "failed")
+
+    def _hold_after(self, job: Job, state: str) -> Iterator[Event]:
+        """All that comes after the job, directly or not: found by looking at all there is until nothing is new."""
+        gone = {job.id}
+        new: list[Card] | None = None
+        while new != []:
+            others = [card for card in self.cards.values() if card.job.id not in gone and not card.job.terms.hold]
+            new = [card for card in others if self._barred(card) and gone & card.after]
+            gone.update(card.job.id for card in new)
+        gone.discard(job.id)
+        self.seen["held afar"] += any(job.id not in self.cards[number].after for number in gone)
+        for number in sorted(gone):
+            yield self._hold(self.cards[number], f"after job {job.id} {state}")
+
+    def _hold(self, card: Card, why: str) -> Event:
+        del self.cards[card.job.id]
+        self.held += 1
+        return Held(card.job, why)
 
     def _strike(self, card: Card, node: Node, why: str) -> Iterable[Event]:
         place = self.places[node]
@@ -339,7 +445,7 @@ class Ledger:
         yield Evicted(node, why)
         for card in sorted(self._waiting(), key=lambda card: card.rank):
             if card.job.pin == node:
-                yield self._fail(card, why)
+                yield from self._fail(card, why)
 
     def _retire(self, slot: Slot) -> Iterable[Event]:
         place = self.places[slot.node]
@@ -349,7 +455,8 @@ class Ledger:
 
     def _close_if_over(self, node: Node) -> Iterable[Event]:
         place = self.places[node]
-        if not place.usable and not place.running and place.state in ("connected", "dialing"):
+        at_work = place.running or place.copying
+        if not place.usable and not at_work and place.state in ("connected", "dialing"):
             place.state = "spare"
             yield Close(node)
 
@@ -358,7 +465,8 @@ class Ledger:
     def _hear_of_needs(self, events: list[Event]) -> list[Event]:
         """Paroles, and the failures of jobs that no node can serve; in any order, but all that are due."""
         count = 0
-        for event in events:
+        while count < len(events):
+            event = events[count]
             match event:
                 case Paroled(node):
                     self._hear_parole(node)
@@ -368,7 +476,9 @@ class Ledger:
                     assert why == f"no node of class {job.job_class} is left"
                     assert not card.running
                     assert self._is_hopeless(card)
-                    assert self._fail(card, why) == event
+                    due = list(self._fail(card, why))
+                    assert events[count : count + len(due)] == due
+                    count += len(due) - 1
                 case _:
                     break
             count += 1
@@ -414,14 +524,17 @@ class Ledger:
     def _is_hopeless(self, card: Card) -> bool:
         """Is no node of the job's class live, none to be paroled for it, none that could be pardoned?"""
         need = card.need
-        if card.job.pin is not None or need.job_class is None or self.limits.follow:
+        if card.job.pin is not None or need.job_class is None or self.limits.follow or not self.places:
             return False
         if self._live(need._replace(budgeted=True)) or self._may_be_paroled(need):
             return False
         return not any(
             place.suspect
             and place.suits(need)
-            and any(number in self.cards and self.cards[number].need.budgeted for number in place.streak)
+            and any(
+                number in self.cards and self.cards[number].need.budgeted and number not in self.copies
+                for number in place.streak
+            )
             for place in self.places.values()
         )
 
@@ -482,15 +595,27 @@ class Ledger:
         assert attempt.slot.number in place.live
         assert attempt.slot.number not in place.running
         assert self._room() > 0, "more in use than max_nodes"
-        assert self._open(card), "a job requeued without a budget passes the jobs of the stream"
+        assert not self._barred(card), "a job before what it comes after"
+        assert not card.copying, "a job again while its results are copied"
+        assert self._has_tokens(card), "a job without its tokens"
+        assert self._open(card, node), "a job passes those of the stream"
         assert self._may_take(node, card), "a job on a node that it is to avoid, or is not pinned to"
         for other in self._waiting():
-            passed = self._open(other) and self._may_take(node, other) and other.rank < card.rank
+            passed = other.rank < card.rank and self._may_start(other, node)
             assert not passed, f"job {card.job.id} passes job {other.job.id}"
         assert not self._first_needs_another(), "an idle slot does not give way to the first job"
-        firsts = self.first_starts.setdefault(card.need, [])
-        if card.attempts == 0 and card.job.pin is None and card.job.id not in firsts:
+        terms = card.job.terms
+        firsts = self.first_starts.setdefault((card.need, card.filed, terms.priority), [])
+        if card.attempts == 0 and card.job.id not in firsts and not (card.job.pin or terms.after or terms.tokens):
             firsts.append(card.job.id)
+        self.seen["passed one short of tokens"] += any(
+            other.rank < card.rank and not self._has_tokens(other) for other in self._waiting()
+        )
+        self.seen["passed by priority"] += any(
+            other.rank > card.rank and other.job.id < card.job.id and other.rank[0] == card.rank[0]
+            for other in self._waiting()
+        )
+        self.seen["beside the stream"] += not self.paused and card.rank > (UNTRIED, 0, self.next)
         card.running = True
         card.attempts += 1
         self.starts += 1
@@ -498,11 +623,11 @@ class Ledger:
 
     def _first_needs_another(self) -> bool:
         """Can the first free job use no idle slot, but a node that nobody has dialed?"""
-        free = [card for card in self._waiting() if card.job.pin is None and self._open(card)]
+        free = [card for card in self._waiting() if card.job.pin is None and self._has_tokens(card)]
         if not free or not self.limits.max_nodes or self._dialing():
             return False
         first = min(free, key=lambda card: card.rank)
-        mine = [x for node, x in self.places.items() if x.usable and self._may_take(node, first)]
+        mine = [x for node, x in self.places.items() if x.usable and self._may_start(first, node)]
         idle = any(x.state == "connected" and len(x.live) > len(x.running) for x in mine)
         return not idle and any(x.state == "spare" for x in mine)
 
@@ -514,12 +639,13 @@ class Ledger:
         assert self._dialing() < self.limits.max_connecting
         assert self._room() > 0, "more in use than max_nodes"
         waiting = self._waiting()
-        assert self._dialing() < len(waiting), "more dials under way than jobs that wait"
-        assert any(self._may_take(node, card) for card in waiting if self._open(card)), "a dial for nobody"
+        assert self._dialing() < self._startable(waiting), "more dials under way than jobs that could start"
+        assert any(self._may_start(card, node) for card in waiting), "a dial for nobody"
         place.state = "dialing"
 
     def _hear_end(self, end: End, why: str) -> None:
         assert not self.attempts
+        assert not self.copies
         settled = self.exhausted and not self.cards
         lame = bool(self.places) and not self._live(Need(None, True)) and not self.limits.follow
         if self.ending is End.STOPPED:
@@ -538,13 +664,14 @@ class Ledger:
         assert not self.limits.follow
         assert not self.wanted
         assert not any(place.state in ("dialing", "broken") for place in self.places.values())
-        for card in self.cards.values():
+        for card in self._waiting():
             takers = [x for node, x in self.places.items() if x.usable and self._may_take(node, card)]
             assert not takers, f"job {card.job.id} could have run"
         stream = self.limits.stream
         assert self.exhausted or not self._live(stream), "the stream could have been read on"
         if self.cards:
             assert (end, why) == (End.BLOCKED, "")
+            self.seen["blocked at barriers"] += all(self._barred(card) for card in self.cards.values())
         elif self._live(stream._replace(budgeted=True)):
             assert (end, why) == (End.NO_NODES, "all on parole")
         else:
@@ -554,27 +681,60 @@ class Ledger:
     def _nothing_left_undone(self) -> None:
         """After every fact: nothing waits that could be done now."""
         places = self.places.values()
-        assert self.attempts or (self.ending is None and not (self.exhausted and not self.cards))
-        assert self.attempts or self.limits.follow or self._live(Need(None, True)) or not self.places
+        if not self.attempts and not self.copies:
+            assert self.ending is None
+            assert not self.exhausted or self.cards
+            assert self.limits.follow or self._live(Need(None, True)) or not self.places
         if self.ending is not None:
             return
         assert self.wanted or self.exhausted or self._missing() == 0, "a free slot, and no job is wanted"
         if self._room() <= 0:
             return
         for card in self._waiting():
-            if not self._open(card):
-                continue
             for node, place in self.places.items():
                 free = place.state == "connected" and len(place.live) > len(place.running)
-                assert not (free and self._may_take(node, card)), f"job {card.job.id} waits beside a free slot"
+                assert not (free and self._may_start(card, node)), f"job {card.job.id} waits beside a free slot"
                 idle = not any(place.state == "dialing" for place in places)
                 spare = idle and place.state == "spare" and place.usable
-                assert not (spare and self._may_take(node, card)), f"job {card.job.id} waits, nobody dials"
+                assert not (spare and self._may_start(card, node)), f"job {card.job.id} waits, nobody dials"
 
     # --- questions -----------------------------------------------------------------------------------------
 
     def _waiting(self) -> list[Card]:
-        return [card for card in self.cards.values() if not card.running]
+        """The jobs that are ready."""
+        cards = self.cards.values()
+        return [card for card in cards if not (card.running or card.copying or self._barred(card))]
+
+    def _barred(self, card: Card) -> bool:
+        return not card.after <= self.done
+
+    def _tokens(self) -> Counter[str]:
+        """The units that are free."""
+        free = Counter(self.limits.tokens)
+        for attempt in self.attempts.values():
+            free.subtract(dict(attempt.job.terms.tokens))
+        return free
+
+    def _has_tokens(self, card: Card) -> bool:
+        claims = card.job.terms.tokens
+        free = self._tokens() if claims else Counter[str]()
+        return all(free[name] >= units for name, units in claims)
+
+    def _startable(self, cards: list[Card]) -> int:
+        """How many jobs could start, if of those alike no more do than there are tokens for."""
+        free = self._tokens()
+        alike: Counter[tuple[object, ...]] = Counter()
+        most: dict[tuple[object, ...], int] = {}
+        for card in cards:
+            kind = (card.need, frozenset(card.avoids), card.job.terms.tokens, card.rank[0], self._leads(card))
+            alike[kind] += 1
+            if card.job.terms.tokens:
+                most[kind] = min(free[name] // units for name, units in card.job.terms.tokens)
+        return sum(min(count, most.get(kind, count)) for kind, count in alike.items())
+
+    def _leads(self, card: Card) -> tuple[bool, bool]:
+        priority = card.job.terms.priority
+        return priority > 0, card.filed and priority == 0
 
     def _dialing(self) -> int:
         return sum(place.state == "dialing" for place in self.places.values())
@@ -583,11 +743,14 @@ class Ledger:
         in_use = self._dialing() + len(self.attempts)
         return self.limits.max_nodes - in_use if self.limits.max_nodes else 1
 
-    def _open(self, card: Card) -> bool:
-        """Rule 4: without a budget behind all that waits untried, the unread stream too."""
-        if card.rank[0] != BEHIND or card.job.pin is not None:
+    def _open(self, card: Card, node: Node) -> bool:
+        """May it start there now? A job that ranks behind the unread ones of the stream leaves them their nodes."""
+        if card.job.pin is not None or self.paused or card.rank < (UNTRIED, 0, self.next):
             return True
-        return self.paused
+        return not self.places[node].suits(self.limits.stream)
+
+    def _may_start(self, card: Card, node: Node) -> bool:
+        return self._has_tokens(card) and self._open(card, node) and self._may_take(node, card)
 
     def _may_take(self, node: Node, card: Card) -> bool:
         if card.job.pin is not None:
@@ -604,5 +767,10 @@ class Ledger:
         if self.limits.max_nodes:
             room = min(room, self.limits.max_nodes - len(self.attempts))
         alike = [x for x in self._waiting() if x.job.pin is None and x.need == stream]
-        at_hand = [x for x in alike if x.rank[0] != BEHIND and not x.avoids]
-        return max(0, room - len(at_hand))
+        at_hand = [x for x in alike if x.rank < (UNTRIED, 0, self.next) and not x.avoids]
+        return max(0, room - self._startable(at_hand))
+
+
+def _named_by(barrier: Barrier | None) -> set[int]:
+    """The jobs of the barrier and of those inside it."""
+    return set(barrier.jobs).union(*map(_named_by, barrier.barriers)) if barrier else set()

@@ -22,11 +22,20 @@ from clstr.scheduler import Scheduler
 HISTORIES = 4_000
 OFTEN_ENOUGH = 100
 
-OUTCOMES = ["Exited(0)", "Lost(ours)", *(kind.__name__ for kind in get_args(model.Outcome))]
+OUTCOMES = [
+    "Exited(0)",
+    "Exited(0, results)",
+    "Lost(ours)",
+    *(kind.__name__ for kind in get_args(model.Outcome) if kind is not model.CopyFailed),
+    *(f"copied {how}" for how in ("Exited(0)", "CopyFailed")),
+]
 ORDERS = [kind.__name__ for kind in get_args(model.Order)]
 NEWS = [kind.__name__ for kind in get_args(model.News)]
 ENDS = [end.name for end in End if end is not End.STUCK]
-FACTS = ["nodes", "jobs", "exhausted", "quiet", "connected", "unreachable", "ended", "lost", "drain", "stop"]
+FACTS = [
+    *("submitted", "nodes", "jobs", "exhausted", "quiet", "connected", "unreachable"),
+    *("ended", "copied", "lost", "drain", "stop"),
+]
 CORNERS = [
     "evicted beside a job",
     "pardoned on parole",
@@ -36,8 +45,25 @@ CORNERS = [
     "max_failed",
     "no nodes for the stream",
     "waited for nodes",
+    "done before",
+    "barrier opened",
+    "held afar",
+    "passed one short of tokens",
+    "passed by priority",
+    "beside the stream",
+    "lost under a copy",
+    "closed behind a copy",
 ]
-RARE_CORNERS = ["pardoned beside a job", "used up while evicted", "unreachable after a streak"]
+RARE_CORNERS = [
+    "pardoned beside a job",
+    "used up while evicted",
+    "unreachable after a streak",
+    "blocked at barriers",
+    "copied on an evicted node",
+    "copied Stopped",
+    "a stop under copies",
+    "no copy after a stop",
+]
 
 
 @pytest.fixture(scope="module")

@@ -16,17 +16,22 @@ from recorder import Recorder, node
 
 from clstr.model import (
     Attempt,
+    Barrier,
+    CopyFailed,
     Exited,
     Finished,
+    Found,
     Job,
     Killed,
     Lost,
     Node,
     NotStarted,
     Outcome,
+    Refused,
     Slot,
     Stalled,
     Stopped,
+    Terms,
     TimedOut,
 )
 from clstr.scheduler import Limits, Need
@@ -54,17 +59,22 @@ class World:
             max_failed=pick([0, 0, 0, 1, 3]),
             stream=Need(self.classes[0], None not in self.budgets),
             follow=self.follows > 0 and self._chance(0.5),
+            tokens=pick([{}, {"gpu": 1}, {"gpu": 3, "disk": 2}]),
         )
         self.recorder = Recorder(self.limits)
         self.ledger = Ledger(self.limits)
         of_class: list[tuple[str, ...]] = [(), ("a",), ("b",), ("a", "b")]
         self.places = [node(f"n{number}", *pick(of_class)) for number in range(1, 1 + self.random.randint(1, 6))]
         self.slots = self.random.randint(1, 3)  # of a node, at most
+        self.known = pick([0.0, 0.0, 0.0, 0.2, 0.9])  # how often a job turns out to be done before
         self.total = self.random.randint(0, 20)
-        self.read = 0
+        self.filed = self._file() if not self.pinned and self._chance(0.6) else []
+        self.unread = [n for n in range(1, 1 + self.total + len(self.filed)) if n not in {x.id for x in self.filed}]
         self.breaks = pick([0.0, 0.05, 0.3])  # how often a job fails, for whatever reason of its own
         self.drops = pick([0.0, 0.03, 0.15])  # how often a connection breaks or a dial fails
-        self.ends_early = pick([0.0, 0.0, 0.02])
+        self.results = pick([0.0, 0.0, 0.5, 1.0])  # how often a job has any
+        self.locks = pick([0.0, 0.0, 0.1])  # how often a job may not start, or is found done as it does
+        self.ends_early = pick([0.0, 0.0, 0.05])
         self.bad_jobs = pick([0, 0, 3, 7])  # each so manieth job always fails
         self.bad_places = self.places[: pick([0, 0, 0, 1, 2])]  # where every job fails
 
@@ -73,6 +83,8 @@ class World:
         room = range(1, 1 + self.slots)
         slots = [Slot(place, n) for place in self.places for n in room if n == 1 or self._chance(0.6)]
         self.random.shuffle(slots)
+        if self.filed:
+            self._feed("submitted", self.filed, [x.id for x in self.filed if self._chance(self.known)])
         self._feed("nodes", slots, [])
         while self.recorder.scheduler.finished is None:
             assert len(self.recorder.facts) < LONGEST, "this history does not end"
@@ -81,7 +93,7 @@ class World:
 
     def _next_fact(self) -> None:
         if self._chance(self.ends_early):
-            self._feed(*self.random.choice([("drain", "told to"), ("stop", "^C")]))
+            self._feed(*self.random.choice([("drain", "told to"), ("stop", "^C"), ("stop", "^C")]))
             return
         if self._chance(self.follows):
             self._edit_the_list()
@@ -99,6 +111,8 @@ class World:
             answers += [self._answer_dial] * 2
         if self.recorder.running:
             answers += [self._end_a_job] * 3
+        if self.recorder.copying:
+            answers += [self._end_a_copy]
         if not answers:
             self._wait_for_nodes()
         else:
@@ -114,19 +128,56 @@ class World:
             self._edit_the_list()
 
     def _answer_want(self) -> None:
-        count = min(self.random.randint(1, self.recorder.wanted), self.total - self.read)
-        if count == 0:
+        count = self.random.randint(1, self.recorder.wanted)
+        if not self.unread:
             self._feed("exhausted")
             return
-        self._feed("jobs", [self._job(self.read + number) for number in range(1, 1 + count)])
-        self.read += count
-        if self.read == self.total and self._chance(0.3):
+        batch, known = [], []
+        while self.unread and count:
+            batch.append(self._job(self.unread.pop(0)))
+            if self._chance(self.known):
+                known.append(batch[-1].id)
+            else:
+                count -= 1
+        self._feed("jobs", batch, known)
+        if not self.unread and self._chance(0.3):
             self._feed("exhausted")  # unasked: the end of the stream was seen with its last job
 
     def _job(self, number: int) -> Job:
         pin = self.random.choice([*self.places, node("n9")]) if self.pinned and self._chance(0.9) else None
         job_class = None if pin else self.random.choice(self.classes)
         return Job(number, b"true", "", self.random.choice(self.budgets), pin, job_class)
+
+    def _file(self) -> list[Job]:
+        """The jobs of a submit file, somewhere between those of the stream."""
+        pick = self.random.choice
+        first = 1 + self.random.randint(0, self.total)
+        ids = list(range(first, first + self.random.randint(1, 14)))
+        budgets = pick([self.budgets, [None], [0, 2], [None, 1]])
+        classes = pick([self.classes, [None], [None, "a", "b"]])
+        priorities = pick([[0], [0, 0, 1, -1], [-1], [2, 1]])
+        edges = pick([0.0, 0.1, 0.3])
+        circles, holds, claims = pick([0.0, 0.0, 0.4]), pick([0.0, 0.0, 0.1]), pick([0.0, 0.5])
+        turns = self.random.sample(ids, len(ids))  # who may come after whom, so that it is no circle
+        shared: list[tuple[int, Barrier]] = []  # each with the turn that its last job has
+        jobs: dict[int, Job] = {}
+        for turn, number in enumerate(turns):
+            before = turns if self._chance(circles) else turns[:turn]
+            barrier = Barrier("", tuple(one for one in before if self._chance(edges)))
+            known = tuple(one for last, one in shared if last < turn and self._chance(0.3))
+            if known:
+                barrier = known[0] if self._chance(0.3) else Barrier("", barrier.jobs, known)
+            if self._chance(0.3):
+                shared.append((turn if barrier.jobs else -1, barrier))
+            tokens = [(name, self.random.randint(1, most)) for name, most in sorted(self.limits.tokens.items())]
+            terms = Terms(
+                priority=pick(priorities),
+                after=barrier if barrier.jobs or barrier.barriers or self._chance(0.1) else None,
+                tokens=tuple(claim for claim in tokens if self._chance(claims)),
+                hold=self._chance(holds),
+            )
+            jobs[number] = Job(number, b"true", budget=pick(budgets), job_class=pick(classes), terms=terms)
+        return [jobs[number] for number in ids]
 
     def _fall_quiet(self) -> None:
         self._feed("quiet")
@@ -146,10 +197,30 @@ class World:
             self._end(attempt, Stopped())
         elif self._chance(self.drops):
             self._lose(attempt.slot.node, attempt)
+        elif self._chance(self.locks):
+            self._end(attempt, self.random.choice([Found(), Refused("another run holds its lock")]))
         elif self._is_bad(attempt) or self._chance(self.breaks):
             self._end(attempt, self.random.choice([Exited(1), Killed("KILL"), TimedOut(5), Stalled(5)]))
         else:
-            self._end(attempt, Exited(0))
+            self._end(attempt, self._success())
+
+    def _success(self) -> Outcome:
+        return Exited(0, (b"out.txt",)) if self._chance(self.results) else Exited(0)
+
+    def _end_a_copy(self) -> None:
+        attempt = self.random.choice(list(self.recorder.copying.values()))
+        if self.ledger.why == "^C" and self._chance(0.8):
+            self._copied(attempt, Stopped())
+        elif self._chance(self.drops):
+            self._lose(attempt.slot.node)
+        elif self._chance(self.breaks):
+            self._copied(attempt, CopyFailed("disk full"))
+        else:
+            self._copied(attempt, Exited(0))
+
+    def _copied(self, attempt: Attempt, outcome: Outcome) -> None:
+        self.seen[f"copied {row(outcome)}"] += 1
+        self._feed("copied", attempt, outcome)
 
     def _is_bad(self, attempt: Attempt) -> bool:
         if attempt.job.pin is not None:
@@ -158,14 +229,18 @@ class World:
         return bool(bad_job) or attempt.slot.node in self.bad_places
 
     def _lose(self, of: Node, first: Attempt | None = None) -> None:
-        """The connection breaks; a job may have ended just before, another may never have begun."""
+        """The connection breaks; a job or copy may have ended just before, another may never have begun."""
         ours = self._chance(0.3)
         broke = Lost("reset", ours)
         if first is not None:
             self._end(first, self.random.choice([broke, NotStarted("reset")]))
-        while runs := [attempt for attempt in self.recorder.running.values() if attempt.slot.node == of]:
-            one = self.random.choice(runs)
-            ended = Exited(1) if self._is_bad(one) else Exited(0)
+        while under_way := self._under_way(of):
+            one = self.random.choice(under_way)
+            if one.job.id in self.recorder.copying:
+                self.seen["lost under a copy"] += 1
+                self._copied(one, Exited(0) if self._chance(0.1) else CopyFailed("reset"))
+                continue
+            ended = Exited(1) if self._is_bad(one) else self._success()
             how = self.random.choices([broke, NotStarted("reset"), ended, Exited(1)], [4, 3, 1, 1])
             self._end(one, how[0])
         if of in self.recorder.connections:
@@ -173,6 +248,10 @@ class World:
                 self._feed("unreachable", of, "session refused")
             else:
                 self._feed("lost", of, "reset", ours)
+
+    def _under_way(self, of: Node) -> list[Attempt]:
+        both = (*self.recorder.running.values(), *self.recorder.copying.values())
+        return [attempt for attempt in both if attempt.slot.node == of]
 
     def _end(self, attempt: Attempt, outcome: Outcome) -> None:
         self.seen[row(outcome)] += 1
@@ -208,8 +287,9 @@ class World:
         assert scheduler.owed() == []
         assert [job.id for job in scheduler.unfinished()] == sorted(self.ledger.cards)
         tally = scheduler.tally()
-        assert (tally.jobs, tally.running, tally.slots_in_use) == (self.read, 0, 0)
-        assert tally.done + tally.failed + tally.waiting == self.read
+        assert (tally.running, tally.copying, tally.slots_in_use) == (0, 0, 0)
+        assert tally.jobs == self.ledger.read == tally.done + tally.failed + tally.held + tally.waiting
+        assert (tally.done, tally.held) == (len(self.ledger.done), self.ledger.held)
         for firsts in self.ledger.first_starts.values():
             assert firsts == sorted(firsts), "jobs of one kind begin in input order"
         assert tally.failed == self.ledger.failed
@@ -223,6 +303,8 @@ class World:
 def row(outcome: Outcome) -> str:
     """The outcome's row in the verdict."""
     match outcome:
+        case Exited(0, (_, *_)):
+            return "Exited(0, results)"
         case Exited(0):
             return "Exited(0)"
         case Lost(ours=True):
