@@ -71,6 +71,7 @@ REFUSED = {
     "a bad duration": ([*NODE, *JOB, "--timeout", "1w"], "argument --timeout: '1w' is not a duration"),
     "no time at all": ([*NODE, *JOB, "--stall-timeout", "0"], "argument --stall-timeout: '0' is not a duration"),
     "a bad policy": ([*NODE, *JOB, "--host-key", "maybe"], "argument --host-key: invalid choice: 'maybe'"),
+    "no form of a dry run": ([*NODE, *JOB, "--dry-run=pbs"], "argument --dry-run: invalid choice: 'pbs'"),
     "an unknown flag": ([*NODE, *JOB, "--colour"], "unknown flag --colour (did you mean --color?"),
     "an unknown flag and its value": ([*NODE, *JOB, "--max-node=3"], "unknown flag --max-node=3 (did you mean"),
     "a flag like no other": ([*NODE, *JOB, "--zzz"], "unknown flag --zzz (see clstr --help)"),
