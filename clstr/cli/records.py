@@ -42,22 +42,11 @@ class Records:
         """Open and lock every file, and read what must be. Raises BadInput."""
         flags = self._flags
         if flags.run_dir is not None or flags.results is not None:
-            from clstr.records.names import Names
-
-            self.names = Names()
-            self._gates.append(self.names)
+            self._open_names()
         if flags.joblog is not None:
-            from clstr.records.joblog import Joblog
-
-            self.joblog = Joblog(flags.joblog, flags.resume, flags.on_each_node is not None)
-            if flags.resume:
-                self._gates.append(self.joblog)
+            self._open_joblog(flags.joblog)
         if flags.run_dir is not None:
-            from clstr.records.run_dir import RunDir
-
-            assert self.names is not None
-            self.run_dir = RunDir(flags.run_dir, self.names.of, _script(flags), lambda text: self._warn(text))
-            self._gates.append(self.run_dir)
+            self._open_run_dir(flags.run_dir)
         if flags.csv is not None:
             from clstr.records.table import Table
 
@@ -72,6 +61,35 @@ class Records:
             from clstr.records.trace import Trace
 
             self.trace = Trace(flags.trace, lambda: self._counters())
+
+    def look(self) -> None:
+        """Read what was done before, where there is something to read, and make nothing. Raises BadInput."""
+        flags = self._flags
+        if flags.resume and os.path.exists(flags.joblog):
+            self._open_joblog(flags.joblog)
+        if flags.run_dir is not None and os.path.exists(flags.run_dir):
+            self._open_names()
+            self._open_run_dir(flags.run_dir)
+
+    def _open_names(self) -> None:
+        from clstr.records.names import Names
+
+        self.names = Names()
+        self._gates.append(self.names)
+
+    def _open_joblog(self, path: str) -> None:
+        from clstr.records.joblog import Joblog
+
+        self.joblog = Joblog(path, self._flags.resume, self._flags.on_each_node is not None)
+        if self._flags.resume:
+            self._gates.append(self.joblog)
+
+    def _open_run_dir(self, path: str) -> None:
+        from clstr.records.run_dir import RunDir
+
+        assert self.names is not None
+        self.run_dir = RunDir(path, self.names.of, _script(self._flags), lambda text: self._warn(text))
+        self._gates.append(self.run_dir)
 
     def _place_of(self, job: Job, result: bytes) -> str:
         assert self.names is not None
@@ -143,7 +161,8 @@ class Records:
 
 
 def open_records(flags: argparse.Namespace) -> Records:
-    """The records that the flags ask for, opened and locked, but for a dry run. Raises BadInput."""
+    """The records that the flags ask for, opened and locked; for a dry run only what it has to know. Raises BadInput.
+    """
     if flags.resume and flags.joblog is None:
         raise BadInput("--resume needs a joblog to go on from (name it with --joblog FILE)")
     if flags.run_dir is not None and os.path.exists(flags.run_dir) and not os.path.isdir(flags.run_dir):
@@ -152,10 +171,11 @@ def open_records(flags: argparse.Namespace) -> Records:
     if len(both) > len(set(both)):
         raise BadInput(f"{flags.results}: --run-dir and --results name one directory (name two)")
     records = Records(flags)
-    if flags.dry_run is not None:
-        return records  # nothing is written to
     try:
-        records.open()
+        if flags.dry_run is None:
+            records.open()
+        else:
+            records.look()
     except BadInput:
         records.close()
         raise

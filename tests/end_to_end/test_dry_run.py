@@ -140,3 +140,29 @@ def test_a_long_list_takes_the_memory_of_a_short_one(form: str, tmp_path: Path) 
         return int(kilobytes)
 
     assert peak(200_000) < peak(20_000) + 8 * 1024
+
+
+def test_what_is_done_already_is_a_comment(clstr: Run, tmp_path: Path) -> None:
+    jobs = ["-j", "echo a", "-j", "echo b"]
+    assert clstr("-n", ":", "--joblog", "log", *jobs[:2]).status == 0
+    assert clstr("-n", ":", "-d", "dir", *jobs[2:]).status == 0
+    before = (tmp_path / "log").read_bytes(), sorted(os.listdir(tmp_path / "dir"))
+    shown = clstr("--dry-run", "--joblog", "log", "--resume", *jobs)
+    assert shown.stdout == b"# 1 (--job); done\n# echo a\n# 2 (--job)\necho b\n"
+    shown = clstr("--dry-run", "-d", "dir", *jobs)
+    assert shown.stdout == b"# 1 (--job)\necho a\n# 2 (--job); done\n# echo b\n"
+    shown = clstr("--dry-run", "-0", "--joblog", "log", "--resume", *jobs)
+    assert (shown.status, shown.stdout) == (0, b"echo b\0")
+    words = "jobs left out that would not run: 1 (--null has no comments: see them without it)"
+    assert shown.stderr == f"clstr: {words}\n"
+    shown = clstr("--dry-run=slurm", "-d", "dir", *jobs)
+    assert shown.stdout.count(b"set --") == 1
+    assert b"echo a" in shown.stdout
+    assert ((tmp_path / "log").read_bytes(), sorted(os.listdir(tmp_path / "dir"))) == before
+
+
+def test_records_that_are_not_there_are_not_made(clstr: Run, tmp_path: Path) -> None:
+    records = ["--joblog", "log", "--resume", "-d", "dir", "--csv", "csv", "--events", "events", "--trace", "trace"]
+    result = clstr("--dry-run", "-j", "true", *records, "--results", "results")
+    assert (result.status, result.stdout, result.stderr) == (0, b"# 1 (--job)\ntrue\n", "")
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(("stdout-", "stderr-"))] == []

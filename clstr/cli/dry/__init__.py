@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import TYPE_CHECKING, Protocol
 
 from clstr.cli.ending import BROKEN_PIPE, NOT_DONE, OK
@@ -57,6 +57,7 @@ async def dry_run(plan: Plan, say: Callable[[str], None]) -> int:
         return NOT_DONE
     finally:
         plan.source.close()
+        plan.records.close()
     return OK
 
 
@@ -65,12 +66,12 @@ async def _list(plan: Plan, output: _Output, say: Callable[[str], None]) -> None
 
     listed = Listed(plan.flags.null)
     try:
-        async for batch in _jobs(plan):
-            await output.write(b"".join(map(listed.entry, batch)))
+        async for batch, done in _jobs(plan):
+            await output.write(b"".join(listed.entry(job, job.id in done) for job in batch))
     finally:
         await output.drained()
     if listed.left_out:
-        say(f"clstr: {listed.left_out} jobs are left out, as --null has no comments (see them without it)")
+        say(f"clstr: jobs left out that would not run: {listed.left_out} (--null has no comments: see them without it)")
 
 
 def _form(plan: Plan) -> Form:
@@ -83,10 +84,10 @@ def _form(plan: Plan) -> Form:
     return ArrayScript(plan.flags, {})
 
 
-async def _fill(form: Form, jobs: AsyncIterator[list[Job]], output: _Output) -> None:
+async def _fill(form: Form, jobs: AsyncIterator[tuple[list[Job], Collection[int]]], output: _Output) -> None:
     with tempfile.TemporaryFile() as spool:
-        async for batch in jobs:
-            spool.writelines(map(form.add, batch))
+        async for batch, done in jobs:
+            spool.writelines(form.add(job) for job in batch if job.id not in done)
         spool.write(form.end())
         spool.seek(0)
         await output.write(form.head())
@@ -94,10 +95,11 @@ async def _fill(form: Form, jobs: AsyncIterator[list[Job]], output: _Output) -> 
             await output.write(portion)
 
 
-async def _jobs(plan: Plan) -> AsyncIterator[list[Job]]:
-    """All jobs, in the order of their ids."""
+async def _jobs(plan: Plan) -> AsyncIterator[tuple[list[Job], Collection[int]]]:
+    """All jobs in the order of their ids, and of each batch the ids of those that were done before."""
+    gate = plan.records.gate
     while batch := await plan.source.next(BATCH):
-        yield batch
+        yield batch, gate.done(batch) if gate is not None else ()
 
 
 class _Output:

@@ -25,11 +25,11 @@ class Listed:
         self.left_out = 0
         """Jobs that the list could not show."""
 
-    def entry(self, job: Job) -> bytes:
-        """The job as it stands in the list."""
-        if job.pin is not None or job.terms.hold:
+    def entry(self, job: Job, done: bool) -> bytes:
+        """The job as it stands in the list; ``done``: it was so before."""
+        if done or job.pin is not None or job.terms.hold:
             if not self._null:
-                return _comment(job) + as_comment(job.command)
+                return _comment(job, done) + as_comment(job.command)
         elif self._null:
             return job.command + b"\0"
         else:
@@ -38,10 +38,12 @@ class Listed:
         return b""
 
 
-def _comment(job: Job) -> bytes:
+def _comment(job: Job, done: bool = False) -> bytes:
     head = f"{job.id} ({job.origin})"
     if job.name is not None:
         head += f" {job.name}"
+    if done:
+        head += "; done"
     return as_comment("; ".join([head, *_facts(job)]).encode("utf-8", "surrogateescape"))
 
 
