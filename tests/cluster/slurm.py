@@ -23,8 +23,11 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "sinfo")
 COMES_UP = 30.0
 """Seconds in which the node must be idle."""
 
-LONGEST = 90.0
+LONGEST = 60.0
 """Seconds after which an array is believed to hang."""
+
+ANSWERS = 25.0
+"""Seconds in which slurmctld must answer; its own programs give up after 10."""
 
 CONFIGURATION = """\
 ClusterName=clstr
@@ -147,7 +150,7 @@ class Slurm:
         try:
             until(lambda: broken() or condition(), f"{what} is up", COMES_UP)
             assert not broken(), f"{what} has ended"
-        except AssertionError as error:
+        except (AssertionError, subprocess.TimeoutExpired) as error:
             words = " | ".join(path.read_text()[-200:] for path in sorted(self._directory.glob("*.out")))
             raise NotHere(f"no Slurm can be started here: {error}: {' '.join(words.split())}") from None
 
@@ -161,7 +164,7 @@ class Slurm:
             capture_output=True,
             text=True,
             check=False,
-            timeout=LONGEST,
+            timeout=ANSWERS,
         )
 
 
