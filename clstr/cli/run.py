@@ -231,6 +231,7 @@ def _observers(
     plan: Plan, console: Console, scheduler: Scheduler, views: contextlib.ExitStack
 ) -> tuple[list[Observer], Callable[[Tally], list[str]]]:
     """Who is told of the run, in order, and what makes the table at its end."""
+    from clstr.output.closing import ClosingTable
     from clstr.output.messages import Losses, Narrator
     from clstr.records.active_nodes import ActiveNodes
 
@@ -252,8 +253,8 @@ def _observers(
         return observers, lambda tally: []
     if flags.verbose > 1:
         _log_asyncssh(console)
-    narrator = Narrator(console.remark)
-    return [*observers, narrator], narrator.table
+    table = ClosingTable()
+    return [*observers, Narrator(console.remark), table], table.lines
 
 
 def _all_done(finished: Finished, scheduler: Scheduler, plan: Plan) -> bool:

@@ -131,12 +131,13 @@ def running(attempts: Sequence[tuple[Attempt, float]], now: float) -> list[str]:
     if not attempts:
         return ["no job is running"]
     return [
-        f"{name_of(attempt.slot.node)}: job {attempt.job.id} running for {_age(now - since)}: {called(attempt.job)}"
+        f"{name_of(attempt.slot.node)}: job {attempt.job.id} running for {age(now - since)}: {called(attempt.job)}"
         for attempt, since in attempts
     ]
 
 
-def _age(seconds: float) -> str:
+def age(seconds: float) -> str:
+    """``02:05`` or ``1:02:05``."""
     minutes, rest = divmod(max(0, int(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
@@ -167,11 +168,10 @@ class Losses:
 
 
 class Narrator:
-    """``-v``: a line for each event, and at the end who did what. ``Losses`` tells of connections lost."""
+    """``-v``: a line for each event. ``Losses`` tells of connections lost."""
 
     def __init__(self, say: Callable[[str, Style], None]) -> None:
         self._say = say
-        self._attempts: dict[Node, int] = {}
 
     def saw(self, when: float, event: Fact | News) -> None:
         """Tell of the event."""
@@ -193,7 +193,6 @@ class Narrator:
         match event:
             case Started(attempt):
                 node = attempt.slot.node
-                self._attempts[node] = self._attempts.get(node, 0) + 1
                 again = f" (attempt {attempt.number})" if attempt.number > 1 else ""
                 return f"{name_of(node)}: job {attempt.job.id} started{again}: {called(attempt.job)}"
             case Ended(attempt, outcome):
@@ -205,10 +204,8 @@ class Narrator:
             case Held(job, why):
                 return f"job {job.id} held: {why}"
             case Connected(node):
-                self._attempts.setdefault(node, 0)
                 return f"{name_of(node)}: connected"
             case Evicted(node, why):
-                self._attempts.setdefault(node, 0)
                 return f"{name_of(node)}: evicted: {why}"
             case Retired(slot):
                 return f"{name_of(slot.node)}: slot {slot.number} retired"
@@ -220,24 +217,6 @@ class Narrator:
                 return None  # The line of Ended, Evicted, Losses or the summary says it.
             case _:
                 assert_never(event)
-
-    def table(self, tally: Tally) -> list[str]:
-        """The jobs by state and the nodes by use."""
-        states = [("done", tally.done), ("failed", tally.failed)]
-        if tally.held:
-            states.append(("held", tally.held))
-        rows = [(number, f"jobs {state}") for state, number in states]
-        rows.append((tally.jobs - tally.done - tally.failed - tally.held, "jobs not done"))
-        groups: dict[int, list[Node]] = {}
-        for node, attempts in self._attempts.items():
-            groups.setdefault(attempts, []).append(node)
-        uses = sorted(groups.items(), reverse=True)
-        for attempts, nodes in uses[:_NAMED_REASONS]:
-            rows.append((len(nodes), f"nodes ran {_count(attempts, 'attempt')}: {fold(nodes)}"))
-        if rest := sum(len(nodes) for _, nodes in uses[_NAMED_REASONS:]):
-            rows.append((rest, f"nodes ran fewer than {uses[_NAMED_REASONS - 1][0]}"))
-        width = max(len(str(number)) for number, _ in rows)
-        return [f"{number:>{width}}  {text}" for number, text in rows]
 
 
 # --- at the end --------------------------------------------------------------------------------------------

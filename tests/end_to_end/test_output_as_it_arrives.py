@@ -79,7 +79,7 @@ def test_stdout_and_stderr_that_are_one_file_never_tear_a_line(shell: Start, nod
     for job in "123":
         assert lines.count(f"out{job}") == 200
         assert lines.count(f"err{job}") == 200
-    assert all(re.match(r"(out|err)[123]$|clstr: | *\d+  (jobs|nodes) ", line) for line in lines)
+    assert all(re.match(r"(out|err)[123]$|clstr: |3 jobs: |n(ode|[1-4])  |\d\d:\d\d on n", line) for line in lines)
 
 
 def test_output_goes_to_files_and_messages_do_not(clstr: Run, nodes: Cluster, tmp_path: Path) -> None:
@@ -194,6 +194,6 @@ def test_verbose_tells_each_event_and_ends_with_tables(clstr: Run, nodes: Cluste
         "clstr: n1: job 1 started: --job: true",
         "clstr: n1: job 1 ended: exit 0",
     ]
-    assert "1  jobs done" in result.stderr
-    assert "1  nodes ran 1 attempt: n1" in result.stderr
+    assert "1 jobs: 1 done, 0 failed, 0 held, 0 not done; 1 attempt took 00:0" in result.stderr
+    assert re.search(r"^n1 +1 +0 +\d+%$", result.stderr, re.M)
     assert "asyncssh: " in clstr("-vv", "-n", "n1", "-j", "true", cluster=nodes).stderr

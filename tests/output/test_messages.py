@@ -436,23 +436,3 @@ def test_a_connection_lost_under_jobs_is_one_message_and_while_idle_only_with_v(
     losses.saw(0.0, ConnectionLost(node("n1"), "reset"))
     assert lines == ["n1: connection lost under 2 jobs: reset"]
     assert told(ConnectionLost(node("n1"), "reset")) == ["n1: connection lost while idle: reset"]
-
-
-def test_the_table_counts_held_jobs_when_there_are_any() -> None:
-    lines = Narrator(plainly([])).table(replace(tally(12, 8, 1), held=2))
-    assert lines == ["8  jobs done", "1  jobs failed", "2  jobs held", "1  jobs not done"]
-
-
-def test_the_table_counts_jobs_by_state_and_nodes_by_use() -> None:
-    narrator = Narrator(plainly([]))
-    for event in (Connected(node("n1")), Connected(node("n2")), Connected(node("n3")), Evicted(node("n4"), "gone")):
-        narrator.saw(0.0, event)
-    for name in ("n1", "n2", "n1", "n2"):
-        narrator.saw(0.0, Started(attempt(on=name)))
-    assert narrator.table(tally(12, 10, 1)) == [
-        "10  jobs done",
-        " 1  jobs failed",
-        " 1  jobs not done",
-        " 2  nodes ran 2 attempts: n[1-2]",
-        " 2  nodes ran 0 attempts: n[3-4]",
-    ]
