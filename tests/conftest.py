@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,18 @@ def needed_here() -> Iterator[None]:
         if os.environ.get("CI") == "true":
             pytest.fail(str(lacking))
         pytest.skip(str(lacking))
+
+
+@pytest.fixture
+def needs() -> Callable[[str], None]:
+    """``needs("tmux")`` skips the test where there is no such program."""
+
+    def check(program: str) -> None:
+        with needed_here():
+            if shutil.which(program) is None:
+                raise NotHere(f"no {program} on this machine")
+
+    return check
 
 
 @pytest.fixture(scope="session")

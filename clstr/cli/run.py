@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import signal
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -246,6 +247,7 @@ def _observers(
 
         loop = asyncio.get_running_loop()
         status = Status(console, scheduler.tally, lambda: plan.source.seen, loop)
+        loop.add_signal_handler(signal.SIGWINCH, status.redraw)
         views.callback(status.close)
         observers.append(status)
     observers.append(Losses(console.message, idle=bool(flags.verbose)))

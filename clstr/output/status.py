@@ -4,8 +4,9 @@
 
 Rules:
 - ``556+`` while the job stream is open; what remains is then unknown (``?``).
-- On a terminal the line is drawn again when something happened, at most ten times a second, and each second
-  for its clock. Elsewhere it is a plain line every ten seconds. The last state stays as the last line.
+- On a terminal the line is drawn again when something happened, at most ten times a second, each second for its
+  clock, and when the terminal's size has changed. Elsewhere it is a plain line every ten seconds. The last state
+  stays as the last line.
 - tqdm counts the time and lays the line out; every byte of it goes through the console.
 """
 
@@ -38,12 +39,13 @@ def words(tally: Tally, total: int, closed: bool) -> str:
     )
 
 
-def losses(tally: Tally) -> str:
-    """What went wrong so far; empty when nothing did."""
-    lost = [f"{tally.failed} failed"] if tally.failed else []
+def asides(tally: Tally) -> str:
+    """What else is to be told, and most of it went wrong; empty when there is nothing."""
+    counts = ((tally.copying, "copying"), (tally.failed, "failed"), (tally.held, "held"))
+    parts = [f"{count} {state}" for count, state in counts if count]
     if tally.evicted:
-        lost.append(f"{tally.evicted} node{'s' if tally.evicted > 1 else ''} evicted")
-    return ", ".join(lost)
+        parts.append(f"{tally.evicted} node{'s' if tally.evicted > 1 else ''} evicted")
+    return ", ".join(parts)
 
 
 class Status:
@@ -76,6 +78,12 @@ class Status:
         self._timer.cancel()
         self._timer = self._loop.call_at(self._drawn_at + _SOONEST, self._draw)
 
+    def redraw(self) -> None:
+        """The terminal has another size now."""
+        if self._console.terminal:
+            self._timer.cancel()
+            self._draw()
+
     def close(self) -> None:
         """Leave the last state as the last line."""
         self._timer.cancel()
@@ -97,7 +105,7 @@ class Status:
         self._bar.total = total
         self._bar.bar_format = _CLOSED if closed else _OPEN
         self._bar.set_description_str(words(tally, total, closed), refresh=False)
-        self._bar.set_postfix_str(losses(tally), refresh=False)
+        self._bar.set_postfix_str(asides(tally), refresh=False)
         self._bar.refresh()
 
 

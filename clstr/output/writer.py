@@ -12,6 +12,8 @@ Rules:
   unfinished text of an owner. When anybody else writes, a newline comes between. An owner that has ended
   (``ENDED``) will not go on with its line.
 - The status line stands below all output. A batch of output is one write: erase, whole lines, draw again.
+  The terminal's cursor waits at its beginning: terminals that wrap old lines anew when they get narrower keep the
+  cursor at the character that it stood at, so all rows of the line are below it and none of a job's output is.
   While an owner that still runs has an unfinished line there (a part of a line of over 1 MiB), the status
   line is not drawn: the terminal keeps the job's bytes, and the status comes back with the line's end.
   Text that an ended job left unfinished gets its newline as soon as a status line is to stand below it.
@@ -37,7 +39,9 @@ _PORTION = 256 << 10  # bytes a write call: small enough that senders are releas
 _SMALL = 64 << 10  # a batch below this is followed by a rest
 _REST = 0.002  # seconds; bounds wake-ups to 500 a second and a line's delay to this
 _REST_TERMINAL = 0.02  # with a status line, each batch is a redraw too, and eyes are slower than pipes
-_ERASE = b"\r\x1b[K"
+# The rows below too: those that a narrower terminal has made of one line. Not from the first column: in the first row
+# tmux would take that for a clear of the whole screen, and keep the status line in its history.
+_ERASE = b"\r \x1b[J\r\x1b[K"
 
 ENDED: Final = object()
 """The owner of a line that nobody goes on with."""
@@ -255,7 +259,7 @@ class Writer:
         self._pending.clear()
         self._redraw = False
         erase = _ERASE if self._drawn else b""
-        status = self._cut(self._status) if self._status and self._cursor is None else b""
+        status = self._cut(self._status) + b"\r" if self._status and self._cursor is None else b""
         self._drawn = bool(status)
         return erase + body + status, len(body)
 

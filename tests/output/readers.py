@@ -83,6 +83,12 @@ def console(
     return made[-1]
 
 
+def end_threads() -> None:
+    """Behind each test."""
+    while made:
+        made.pop().close()
+
+
 async def until(condition: Callable[[], object]) -> None:
     """Wait for a fact."""
     async with asyncio.timeout(60):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from readers import Calls, Reader, Tap, console, until
+from readers import Calls, Reader, Tap, console, end_threads, until
 
 from clstr.model import Attempt, BadInput, Job, Node, Sink, Slot
 from clstr.output.console import Console, open_files
@@ -23,6 +23,12 @@ from clstr.output.paint import printable
 from clstr.output.writer import LIMIT, Writer
 
 ATTEMPT = Attempt(Job(1, b"true"), 1, Slot(Node("n1", "n1"), 1))
+
+
+@pytest.fixture(autouse=True)
+def _threads_end() -> Iterator[None]:
+    yield
+    end_threads()
 
 
 def job(on: Console, flow: Tap | None = None) -> Sink:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from readers import Calls, Reader, Tap, console
+from readers import Calls, Reader, Tap, console, end_threads
 
 from clstr.model import (
     Attempt,
@@ -40,6 +40,12 @@ from clstr.output.modes import mode
 from clstr.output.spool import BLOCK, LIMIT, TOGETHER, Spill, Spool
 
 ModeOf = Callable[[Console], Mode]
+
+
+@pytest.fixture(autouse=True)
+def _threads_end() -> Iterator[None]:
+    yield
+    end_threads()
 
 
 def attempt(job: int = 1, number: int = 1, node: str = "n1", **more: object) -> Attempt:

@@ -19,7 +19,7 @@ from clstr.model import Attempt, Done, Job, Node, Sink, Slot, Tally
 from clstr.output.console import Console, Files
 from clstr.output.lines import LONGEST
 from clstr.output.merge import Merge
-from clstr.output.status import Status, losses, words
+from clstr.output.status import Status, asides, words
 
 ATTEMPT = Attempt(Job(1, b"true"), 1, Slot(Node("n1", "n1"), 1))
 TALLY = Tally(556, 110, 0, 270, 176, 176, 176, 0)
@@ -128,8 +128,9 @@ def test_what_remains_is_unknown_while_the_stream_is_open() -> None:
 
 
 def test_failed_jobs_and_evicted_nodes_are_added_when_there_are_any() -> None:
-    assert losses(TALLY) == ""
-    assert losses(replace(TALLY, failed=2, evicted=1)) == "2 failed, 1 node evicted"
+    assert asides(TALLY) == ""
+    assert asides(replace(TALLY, failed=2, evicted=1)) == "2 failed, 1 node evicted"
+    assert asides(replace(TALLY, copying=3, failed=2, held=1)) == "3 copying, 2 failed, 1 held"
     run = Run()
     run.now = replace(TALLY, evicted=3)
     _, screen, clock = shown(terminal=True, run=run)
@@ -167,6 +168,20 @@ def test_an_event_after_a_silence_is_drawn_at_once() -> None:
     status.saw(0.0, Done(ATTEMPT.job, ATTEMPT))
     clock.advance(0)
     assert len(screen.shown) == 2
+
+
+def test_a_new_size_of_the_terminal_draws_the_line_again_at_once() -> None:
+    status, screen, clock = shown(terminal=True)
+    clock.advance(0.5)
+    status.redraw()
+    assert len(screen.shown) == 2
+    clock.advance(0.9)
+    assert len(screen.shown) == 2
+    clock.advance(0.2)
+    assert len(screen.shown) == 3
+    status, screen, _ = shown(terminal=False)
+    status.redraw()
+    assert screen.shown == []
 
 
 def test_without_a_terminal_it_is_a_line_every_ten_seconds_and_a_last_one() -> None:
@@ -402,11 +417,11 @@ def test_the_status_line_keeps_off_a_long_line_that_is_not_finished(terminal: Te
             await until(lambda parts=parts: terminal.raw.count(b"x") == parts * (LONGEST + 1))
             c.status("status two")
         sink.stdout(b"\n")
-        await until(lambda: terminal.raw.endswith(b"\nstatus two"))
+        await until(lambda: terminal.raw.endswith(b"\nstatus two\r"))
         sink.stdout(b"x" * (LONGEST + 1))
         sink.finished()
         await until(lambda: terminal.raw.count(b"x") == 4 * (LONGEST + 1))
-        await until(lambda: terminal.raw.endswith(b"x\r\nstatus two"))
+        await until(lambda: terminal.raw.endswith(b"x\r\nstatus two\r"))
 
     asyncio.run(run())
     assert b"x" * (3 * (LONGEST + 1)) + b"\r\n" in terminal.raw
