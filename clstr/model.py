@@ -378,11 +378,25 @@ class Connected:
 
 
 @dataclass(frozen=True, slots=True)
+class UnknownKey:
+    """A host key that is on no record: what ssh-keyscan is asked for it, and the file that it belongs into."""
+
+    host: str
+    port: int
+    known_hosts: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unreachable:
-    """No session could be opened on the node."""
+    """No session could be opened on the node.
+
+    ``alike`` is the reason without what this node alone has (its address, its key), where that differs.
+    """
 
     node: Node
     why: str
+    alike: str = ""
+    unknown_key: UnknownKey | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import shlex
 import signal
 import traceback
 from collections.abc import Callable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from clstr.inputs.follow import Followed
     from clstr.inputs.jobs import JobStream, PinnedJobs
     from clstr.inputs.nodes import Entry
+    from clstr.output.advice import Advice
     from clstr.output.console import Console
     from clstr.output.messages import Summary
     from clstr.records.leftovers import JobFile, Leftovers
@@ -59,7 +61,7 @@ async def run(plan: Plan) -> int:
         console.close()
         await transports.close()
         raise
-    summary, leftovers = Summary(), Leftovers(jobs=flags.unfinished is not None)
+    summary, leftovers = Summary(_advice(plan)), Leftovers(jobs=flags.unfinished is not None)
     with contextlib.ExitStack() as views:
         observers, table = _observers(plan, console, scheduler, views)
         runner = end.runner = Runner(
@@ -151,6 +153,15 @@ async def _run_to_the_end(runner: Runner, plan: Plan, console: Console) -> Finis
                 console.remark(line)
         where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
         return Finished(End.STUCK, f"{type(error).__name__}: {error} ({where})")
+
+
+def _advice(plan: Plan) -> Advice:
+    from clstr.output.advice import Advice
+
+    client = plan.client
+    if client is None:
+        return Advice()
+    return Advice(lambda node: shlex.join([*client.arguments(node), "true"]), client.name)
 
 
 def _limits(plan: Plan) -> Limits:

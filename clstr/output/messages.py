@@ -51,6 +51,7 @@ from clstr.model import (
     in_words,
     name_of,
 )
+from clstr.output.advice import Advice
 from clstr.output.paint import Style
 
 NAMED_JOBS = 10
@@ -111,13 +112,17 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _by_reason(nodes: dict[Node, str]) -> str:
-    """``n[01-12]: exit 127; n[40,41]: connection refused``, most nodes first."""
+def _by_reason(nodes: dict[Node, str], alike: Callable[[Node, str], str]) -> str:
+    """``n[01-12]: exit 127; n[40,41]: connection refused``, most nodes first.
+
+    ``alike`` gives a reason without what is one node's alone; a node that has its reason to itself is told all of it.
+    """
     groups: dict[str, list[Node]] = {}
     for node, why in nodes.items():
-        groups.setdefault(why, []).append(node)
+        groups.setdefault(alike(node, why), []).append(node)
     ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
-    parts = [f"{fold(group)}: {why}" for why, group in ordered[:_NAMED_REASONS]]
+    shown = ((group, nodes[group[0]] if len({nodes[node] for node in group}) == 1 else why) for why, group in ordered)
+    parts = [f"{fold(group)}: {why}" for group, why in [*shown][:_NAMED_REASONS]]
     if rest := sum(len(group) for _, group in ordered[_NAMED_REASONS:]):
         parts.append(f"{_count(rest, 'more node')} for other reasons")
     return "; ".join(parts)
@@ -228,7 +233,8 @@ class Summary:
     Of jobs that are still in play, only those with a budget that have failed before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, advice: Advice | None = None) -> None:
+        self._advice = advice or Advice()
         self._evicted: dict[Node, str] = {}
         self._retired: dict[Node, None] = {}
         self._streaks: dict[Node, Job | None] = {}  # the one job that failed there since a success; None: several
@@ -238,10 +244,10 @@ class Summary:
         self._failed: list[str] = []
         self._failed_pinned: dict[Node, str] = {}
         self._held: list[str] = []
-        self._connected = False
 
     def saw(self, when: float, event: Fact | News) -> None:
         """Remember what the end must tell."""
+        self._advice.saw(event)
         match event:
             case Ended(attempt, outcome):
                 self._budgeted = self._budgeted or attempt.job.budget is not None
@@ -271,11 +277,9 @@ class Summary:
                 self._trials.pop(job.id, None)
                 if attempt is not None and attempt.slot.node not in self._evicted:
                     self._streaks.pop(attempt.slot.node, None)
-            case Connected():
-                self._connected = True
             case Unreachable(node):
                 self._streaks.pop(node, None)  # not what evicts it
-            case Requeued() | Started() | ConnectionLost() | Finished():
+            case Connected() | Requeued() | Started() | ConnectionLost() | Finished():
                 pass
             case _:
                 assert_never(event)
@@ -317,17 +321,20 @@ class Summary:
             names = [f"{job.pin.text}: {called(job)}" if job.pin else called(job) for job in not_done[:NAMED_JOBS]]
             lines += _named(f"{left}: {self._why(finished)}", names, not_done_count)
         if unsaid:
-            lines.append(f"{_count(len(unsaid), 'node')} evicted: {_by_reason(unsaid)}")
+            lines.append(f"{_count(len(unsaid), 'node')} evicted: {self._reasons(unsaid)}")
         if finished.end is End.NO_NODES:
             lines += self._help()
-        return lines
+        return lines + self._advice.lines(self._evicted) if lines else lines
+
+    def _reasons(self, nodes: dict[Node, str]) -> str:
+        return _by_reason(nodes, self._advice.alike)
 
     def _failures(self, failed: int, total: str) -> list[str]:
         if not failed:
             return []
         head = f"{failed} of {total} jobs failed"
         if self._failed_pinned:  # All jobs of such a run are pinned, and alike but for their node.
-            return [f"{head}: {_by_reason(self._failed_pinned)}"]
+            return [f"{head}: {self._reasons(self._failed_pinned)}"]
         return _named(head, self._failed, failed)
 
     def _why(self, finished: Finished) -> str:
@@ -340,9 +347,9 @@ class Summary:
         if retired := len(self._retired.keys() - self._evicted.keys()):
             parts.append(f"{retired} retired")
             if self._evicted:
-                parts.append(f"{len(self._evicted)} evicted: {_by_reason(self._evicted)}")
+                parts.append(f"{len(self._evicted)} evicted: {self._reasons(self._evicted)}")
         elif self._evicted:
-            parts.append(_by_reason(self._evicted))
+            parts.append(self._reasons(self._evicted))
         return f"{why} ({', '.join(parts)})" if parts else why
 
     def _help(self) -> list[str]:
@@ -359,9 +366,6 @@ class Summary:
                 "a job that fails evicts its node: repair what failed, or give jobs a budget with "
                 f"--retries {_RETRIES}: then a job that fails wherever it runs is told from a broken node"
             ]
-        if self._evicted and not self._connected:
-            one = _by_hand(next(iter(self._evicted)))
-            return [f"no node could be reached; try one by hand, with the same options: {one}"]
         if self._retired:
             return ["nodes retire after --max-node-uses jobs: raise it, or name more nodes"]
         return []
@@ -410,9 +414,3 @@ def _blames(outcome: Outcome) -> bool:
             return False
         case _:
             assert_never(outcome)
-
-
-def _by_hand(node: Node) -> str:
-    port = f"-p {node.port} " if node.port is not None else ""
-    user = f"{node.user}@" if node.user is not None else ""
-    return f"ssh {port}{user}{node.host}"

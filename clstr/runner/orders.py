@@ -338,7 +338,8 @@ class Runner:
             slots = await self._prepare(node, connection)
         except (CannotConnect, BadInput) as error:
             self._dials.pop(node, None)
-            self._tell(Unreachable(node, str(error)))
+            alike = (error.alike, error.unknown_key) if isinstance(error, CannotConnect) else ()
+            self._tell(Unreachable(node, str(error), *alike))
             self._take(self._scheduler.unreachable(node, str(error)))
             return
         self._dials.pop(node, None)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from clstr.model import Node, Outcome, Sink
+from clstr.model import Node, Outcome, Sink, UnknownKey
 from clstr.transport.patience import LATE, in_thread, within
 
 __all__ = [
@@ -47,7 +47,15 @@ MAX_COMMAND = 127 * 1024
 
 
 class CannotConnect(Exception):
-    """The node could not be reached; the text says why, in one line that a person understands."""
+    """The node could not be reached; the text says why, in one line that a person understands.
+
+    ``alike`` says it without what this host alone has, so that nodes which fail for one reason can be told together.
+    """
+
+    def __init__(self, why: str, alike: str = "", unknown_key: UnknownKey | None = None) -> None:
+        super().__init__(why)
+        self.alike = alike or why
+        self.unknown_key = unknown_key
 
 
 class NoChannel(Exception):

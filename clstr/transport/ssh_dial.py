@@ -88,7 +88,7 @@ class Client(asyncssh.SSHClient):
         self._trust = trust
         self.on_lost: Callable[[str], None] | None = None
         self.release: Callable[[], object] | None = None
-        self.refusal: str | None = None
+        self.refusal: CannotConnect | None = None
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         """Called by asyncssh for a key that is not on record."""
@@ -108,9 +108,10 @@ Dialed = tuple[asyncssh.SSHClientConnection, Client]
 
 @dataclass(slots=True)
 class _Stage:
-    """How far a dial has come, for the message when its time is up."""
+    """How far a dial has come, for the message when its time is up; ``where`` is what its host alone has."""
 
     name: str = "reading ssh_config"
+    where: str = ""
     proxy: ProxyCommand | None = None
     bastion: _Bastion | None = None
 
@@ -119,7 +120,12 @@ class _Stage:
             return f"bastion {self.bastion.text}: {self.bastion.stage}"
         if self.proxy is not None and self.proxy.last_words:
             return f"{self.name}; ProxyCommand: {self.proxy.last_words}"
-        return self.name
+        return self.name + self.where
+
+    @property
+    def alike(self) -> str:
+        """The same for all hosts that are as far."""
+        return str(self).removesuffix(self.where)
 
 
 @dataclass(slots=True)
@@ -202,7 +208,8 @@ class Dialer:
             async with within(max(limit - spent, 0.0)):
                 return await self._dial_again(config, stage, behind)
         except TimeoutError:
-            raise CannotConnect(f"no answer within {limit:g} s ({stage})") from None
+            late = f"no answer within {limit:g} s"
+            raise CannotConnect(f"{late} ({stage})", f"{late} ({stage.alike})") from None
 
     async def _dial_again(self, config: HostConfig, stage: _Stage, behind: tuple[str, ...]) -> Dialed:
         """Dial until the host takes the connection, as often as is decent."""
@@ -216,7 +223,7 @@ class Dialer:
                 drops += 1
                 if drops >= drop.attempts:
                     raise CannotConnect(f"{drop} ({drops} times)") from None
-                stage.name = f"waiting to try again: {drop}"
+                stage.name, stage.where = f"waiting to try again: {drop}", ""
                 turn = self._retrying.setdefault((config.hostname, config.port), asyncio.Lock())
                 await asyncio.sleep(0.1 * 2**drops * random.uniform(0.5, 1.5))
             except NotReached:
@@ -233,7 +240,7 @@ class Dialer:
         )
         options = _options(config, offer, trust)
         async with self._way(config, stage, behind) as way:
-            stage.name = "key exchange and authentication"
+            stage.name, stage.where = "key exchange and authentication", ""
             if way.proxy is not None:
                 client.release = way.proxy.end
             try:
@@ -281,9 +288,9 @@ class Dialer:
             async with bastion.turn:
                 yield _Way(bastion=connection)
         else:
-            stage.name = f"looking up {config.hostname}"
+            stage.name, stage.where = "looking up the name", f" {config.hostname}"
             addresses = await look_up(config.hostname, config.port, FAMILIES[config.address_family])
-            stage.name = f"connecting to {config.hostname} port {config.port}"
+            stage.name, stage.where = "connecting", f" to {config.hostname} port {config.port}"
             sock = await connect_socket(addresses, config.bind_address)
             try:
                 yield _Way(sock)
@@ -317,7 +324,8 @@ class Dialer:
             # One who gives up must not end the dial of the others.
             return await asyncio.shield(bastion.dial)
         except (CannotConnect, BadInput) as error:
-            raise CannotConnect(f"bastion {bastion.text}: {error}") from None
+            unknown_key = error.unknown_key if isinstance(error, CannotConnect) else None
+            raise CannotConnect(f"bastion {bastion.text}: {error}", unknown_key=unknown_key) from None
 
     async def _dial_bastion(
         self, bastion: _Bastion, jumps: tuple[Node, ...], behind: tuple[str, ...]
@@ -417,7 +425,7 @@ async def _reason(
 ) -> CannotConnect | Dropped:
     """What went wrong with a handshake and what may mend it."""
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        return CannotConnect(client.refusal or f"host key of {config.hostname}: {error.reason}")
+        return client.refusal or CannotConnect(f"host key of {config.hostname}: {error.reason}")
     if isinstance(error, asyncssh.PermissionDenied):
         return CannotConnect(_denied(config, offer))
     if isinstance(error, asyncssh.ProtocolError) and "Too many authentication failures" in error.reason:
@@ -431,7 +439,8 @@ async def _reason(
         if way.bastion is not None and way.bastion.is_closed():
             return Dropped("the connection to the bastion broke")
         why = error_in_words(error)
-        return CannotConnect(f"the bastion cannot reach {config.hostname} port {config.port}: {why}")
+        where = f"{config.hostname} port {config.port}"
+        return CannotConnect(f"the bastion cannot reach {where}: {why}", f"the bastion cannot reach it: {why}")
     return CannotConnect(error_in_words(error))
 
 

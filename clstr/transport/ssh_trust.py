@@ -22,7 +22,8 @@ from typing import Any
 import asyncssh
 from asyncssh.public_key import get_default_certificate_algs, get_default_public_key_algs
 
-from clstr.model import BadInput
+from clstr.model import BadInput, UnknownKey
+from clstr.transport import CannotConnect
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,25 +153,34 @@ class Trust:
         others = [name.decode() for name in get_default_public_key_algs()]
         return list(dict.fromkeys([*certificates, *known, *others]))
 
-    def refusal(self, key: asyncssh.SSHKey) -> str | None:
+    def refusal(self, key: asyncssh.SSHKey) -> CannotConnect | None:
         """Why this key, which is not on record for the host, is refused; None if it is taken."""
         found = self.check()
         shown = _shown(key)
         if key in found.revoked:
-            return f"the host key of {self.name} is marked as revoked: {shown}"
+            return CannotConnect(f"the host key of {self.name} is marked as revoked: {shown}")
         # Another connection may have recorded it since this one was begun.
         if self.policy == "no" or key in found.keys:
             return None
         if found.keys:
             recorded = ", ".join(_shown(old) for old in found.keys)
-            return (
+            return CannotConnect(
                 f"the host key of {self.name} has CHANGED: it shows {shown}, on record is {recorded} "
                 f"(somebody may be listening in; if the change is known to be right: "
                 f"{self._forget()})"
             )
         if self.policy == "accept-new" and self.record_in is not None:
-            return self._record(key, self.record_in)
-        return f"unknown host key of {self.name}: {shown} ({self._cure()})"
+            failure = self._record(key, self.record_in)
+            return None if failure is None else CannotConnect(failure)
+        why = f"unknown host key of {self.name}: {shown} ({self._cure()})"
+        return CannotConnect(why, "unknown host key", self._unknown_key)
+
+    @property
+    def _unknown_key(self) -> UnknownKey | None:
+        """What is asked for many keys at once; None where ssh-keyscan does not reach, or prints another name."""
+        if self.scan is None or self.scan != (self.name, self.port):
+            return None
+        return UnknownKey(self.name, self.port, self.record_in or "known_hosts")
 
     def _forget(self) -> str:
         file = "" if self.record_in is None else f" -f {shlex.quote(self.record_in)}"

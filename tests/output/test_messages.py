@@ -35,9 +35,11 @@ from clstr.model import (
     Started,
     Stopped,
     Tally,
+    UnknownKey,
     Unreachable,
     in_words,
 )
+from clstr.output.advice import Advice
 from clstr.output.messages import Losses, Narrator, Summary, called, fold, running
 from clstr.output.paint import Style
 
@@ -90,8 +92,9 @@ def closing(
     left: list[Job] | None = None,
     left_count: int | None = None,
     open_stream: bool = False,
+    advice: Advice | None = None,
 ) -> list[str]:
-    summary = Summary()
+    summary = Summary(advice)
     for event in events:
         summary.saw(0.0, event)
     left = left or []
@@ -322,6 +325,67 @@ def test_when_no_node_could_be_reached_a_command_to_try_is_named() -> None:
     assert lines[-1] == "no node could be reached; try one by hand, with the same options: ssh -p 2222 me@n1"
 
 
+def test_nodes_out_of_reach_for_one_reason_are_told_of_once_with_a_cure() -> None:
+    events: list[Fact | News] = []
+    for name in ("n1", "n2", "n3"):
+        why = f"no answer within 10 s (connecting to {name}.example port 22)"
+        events += [Unreachable(node(name), why, "no answer within 10 s (connecting)"), Evicted(node(name), why)]
+    lines = closing(events, NO_NODES, tally(1, 0), [job()])
+    assert lines == [
+        "1 of 1 jobs not done: no nodes left (n[1-3]: no answer within 10 s (connecting))",
+        "jobs.txt:1: true",
+        "none of the 3 nodes could be reached (are they up, and is there a way to them, by VPN or ProxyJump?); try "
+        "one by hand, with the same options: ssh n1",
+    ]
+
+
+def test_a_node_that_has_its_reason_to_itself_is_told_all_of_it() -> None:
+    why = "no answer within 10 s (connecting to n1.example port 22)"
+    events: list[Fact | News] = [Unreachable(node("n1"), why, "no answer within 10 s"), Evicted(node("n1"), why)]
+    assert why in closing(events, NO_NODES, tally(1, 0), [job()])[0]
+
+
+def test_a_reason_in_which_a_client_names_the_host_is_one_reason() -> None:
+    events: list[Fact | News] = []
+    for name in ("n1", "n11"):
+        why = f"ssh exited with 255: connect to host {name} port 22: Connection refused"
+        events += [Unreachable(node(name), why), Evicted(node(name), why)]
+    said = "n[1,11]: ssh exited with 255: connect to host HOST port 22: Connection refused"
+    assert said in closing(events, NO_NODES, tally(1, 0), [job()])[0]
+
+
+def test_unknown_host_keys_are_one_line_to_review() -> None:
+    events: list[Fact | News] = [Connected(node("n9"))]
+    for name, port in (("n1", 22), ("n2", 2222), ("n3", 22)):
+        why = f"unknown host key of {name}: SHA256:x (record it)"
+        key = UnknownKey(name, port, "/home/me/.ssh/known_hosts")
+        events += [Unreachable(node(name), why, "unknown host key", key), Evicted(node(name), why)]
+    assert closing(events, SETTLED, tally(5, 5)) == [
+        "3 nodes evicted: n[1-3]: unknown host key",
+        "3 host keys are on no record: compare what this prints with the hosts' own, then append it to "
+        "/home/me/.ssh/known_hosts, or give --host-key accept-new: ssh-keyscan n1 n3; ssh-keyscan -p 2222 n2",
+    ]
+    assert "SHA256:x (record it)" in closing(events[:3], SETTLED, tally(5, 5))[0]
+
+
+def test_a_command_not_found_is_explained_once() -> None:
+    events = [event for i in range(1, 13) for event in failing(f"n{i:02}", number=i, status=127)]
+    lines = closing(events, NO_NODES, tally(556, 553), [job(3)])
+    (told,) = [line for line in lines if "command not found" in line]
+    assert told.startswith('exit 127 means "command not found": jobs run in the login directory, with the PATH of a')
+    events = [*failing("n1", status=126), *failing("n2", status=1)]
+    assert not any("command not found" in line for line in closing(events, NO_NODES, tally(5, 4), [job()]))
+
+
+def test_exit_255_may_be_the_client_s_own() -> None:
+    events = failing("n1", status=255)
+    advice = Advice(lambda node: f"rsh {node.text} true", "rsh")
+    (told,) = closing(events, SETTLED, tally(1, 1), advice=advice)[1:]
+    assert told.startswith("exit 255 may be rsh's own and not the job's: ")
+    assert told.endswith("; try one by hand: rsh n1 true")
+    assert closing(events, SETTLED, tally(1, 1)) == ["1 node evicted: n1: exit 255"]
+
+
 def test_failed_jobs_are_named_with_their_reasons() -> None:
     events: list[Fact | News] = [Failed(job(i), None, "no node of its class") for i in range(1, 13)]
     lines = closing(events, SETTLED, tally(20, 8, 12))
@@ -330,7 +394,7 @@ def test_failed_jobs_are_named_with_their_reasons() -> None:
 
 
 def test_failed_jobs_of_each_node_are_folded_and_their_nodes_not_named_again() -> None:
-    events = refusing("n9")
+    events = [Connected(node("n1")), *refusing("n9")]
     for name, why in (("n1", "exit 1"), ("n2", "exit 1"), ("n9", "connection refused")):
         this = attempt(1, name, pin=node(name))
         events += [Ended(this, Exited(1)), Failed(this.job, this, why)]
