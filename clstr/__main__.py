@@ -1,5 +1,7 @@
 """The ``clstr`` command, also as ``python -m clstr``."""
 
+import contextlib
+import os
 import signal
 import sys
 
@@ -9,9 +11,16 @@ def main() -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Until the run listens to signals itself, ^C ends clstr as it ends cat: in silence, wherever it falls.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGUSR1, getattr(signal, "SIGINFO", signal.SIGUSR1)):
+        signal.signal(number, _list_nothing)  # who asks early must not end the run
     from clstr.cli import main as run
 
     return run()
+
+
+def _list_nothing(number: int, frame: object) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, b"clstr: no job is running\n")
 
 
 if __name__ == "__main__":

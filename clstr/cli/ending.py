@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -79,10 +81,19 @@ def listen(loop: asyncio.AbstractEventLoop, runner: Runner, console: Console, en
         for line in running(runner.running(), time.time()):
             console.message(line)
 
+    def on(number: signal.Signals, callback: Callable[..., None], *arguments: object) -> None:
+        def tell(number: int, frame: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process is about to end
+                loop.call_soon_threadsafe(callback, *arguments)
+
+        # The loop's own handlers end with it, and what they leave behind kills: a signal that comes in the last moment
+        # would change the exit status, or show a KeyboardInterrupt.
+        signal.signal(number, tell)
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup has it ignored
-            loop.add_signal_handler(number, end.stop, number)
-    loop.add_signal_handler(signal.SIGUSR1, list_running)
+            on(number, end.stop, number)
+    on(signal.SIGUSR1, list_running)
     if hasattr(signal, "SIGINFO"):
-        loop.add_signal_handler(signal.SIGINFO, list_running)
-    loop.add_signal_handler(signal.SIGUSR2, runner.drain, "drained by SIGUSR2")
+        on(signal.SIGINFO, list_running)
+    on(signal.SIGUSR2, runner.drain, "drained by SIGUSR2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cluster.sshd import Cluster, descendants, parents, until
+from cluster.sshd import Cluster, until
 from end_to_end.clstr_process import CLSTR, Process, Result
 
 Run = Callable[..., Result]
@@ -58,20 +59,19 @@ def test_the_second_interrupt_leaves_at_once(start: Start, nodes: Cluster) -> No
 
 def pending(pid: int) -> set[int]:
     """The signals that wait to be delivered to the process."""
+    return signals(pid, "ShdPnd")
+
+
+def caught(pid: int) -> set[int]:
+    """The signals that the process has something of its own for."""
+    return signals(pid, "SigCgt")
+
+
+def signals(pid: int, kind: str) -> set[int]:
+    """A set of signals of the process, as /proc has it."""
     with open(f"/proc/{pid}/status") as status:
-        mask = int(next(line.split()[1] for line in status if line.startswith("ShdPnd")), 16)
+        mask = next(int(line.split()[1], 16) for line in status if line.startswith(kind))
     return {number for number in range(1, 65) if mask >> (number - 1) & 1}
-
-
-def test_sigkill_of_clstr_leaves_no_job_behind(start: Start, nodes: Cluster) -> None:
-    run = start("-n", "n[1-2] slots=2", ":", *["-j", FAMILY] * 5, cluster=nodes)
-    run.prints(b"up\n", 5)
-    here = descendants([run.pid])
-    assert len(here) > 1
-    run.send(signal.SIGKILL)
-    run.result()
-    until(lambda: not nodes.jobs(), "the nodes are empty")
-    until(lambda: not here & parents().keys(), "this machine is empty")
 
 
 def test_sigusr1_lists_what_runs_longest_first(start: Start, nodes: Cluster) -> None:
@@ -88,6 +88,29 @@ def test_sigusr1_lists_what_runs_longest_first(start: Start, nodes: Cluster) -> 
     assert "612" in second
     run.send(signal.SIGINT)
     assert run.result().status == 130
+
+
+def test_sigusr1_before_the_run_is_answered_and_ends_nothing(start: Start, tmp_path: Path) -> None:
+    nodes = tmp_path / "nodes"
+    os.mkfifo(nodes)
+    run = start("-N", nodes, "-j", "echo ran")
+    until(lambda: signal.SIGUSR1 in caught(run.pid), "clstr has begun")
+    run.send(signal.SIGUSR1)
+    run.says("clstr: no job is running\n")
+    nodes.write_text(":\n")
+    result = run.result()
+    assert (result.status, result.stdout, result.stderr) == (0, b"ran\n", "clstr: no job is running\n")
+
+
+def test_sigusr1_is_answered_while_a_node_is_made_ready(start: Start, nodes: Cluster, scratch: Path) -> None:
+    setup = f"touch {scratch}/begun; until [ -e {scratch}/over ]; do sleep 0.1; done"
+    run = start("-n", "n1", "--setup", setup, "-j", "echo ran", cluster=nodes)
+    until((scratch / "begun").exists, "the setup has begun", 30)
+    run.send(signal.SIGUSR1)
+    run.says("clstr: no job is running\n")
+    (scratch / "over").touch()
+    result = run.result()
+    assert (result.status, result.stdout) == (0, b"ran\n")
 
 
 def test_sigusr2_drains(start: Start, nodes: Cluster, scratch: Path) -> None:
