@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from clstr.model import Node, Outcome, Sink, UnknownKey
+from clstr.transport.input import CannotRead, Input
 from clstr.transport.patience import LATE, in_thread, within
 
 __all__ = [
@@ -23,9 +24,11 @@ __all__ = [
     "LINGER",
     "MAX_COMMAND",
     "CannotConnect",
+    "CannotRead",
     "Channel",
     "Command",
     "Connection",
+    "Input",
     "NoChannel",
     "PushFailed",
     "Transport",
@@ -71,12 +74,13 @@ class Command:
     """What a channel runs: a shell line for the node's login shell, byte for byte.
 
     ``environment`` is set for it, and it starts in ``directory`` (None: where the transport starts); failing
-    to enter that directory ends the command with exit status 1.
+    to enter that directory ends the command with exit status 1. Its standard input is ``input``, or empty.
     """
 
     line: bytes
-    environment: tuple[tuple[str, str], ...] = ()
+    environment: tuple[tuple[str, str | bytes], ...] = ()
     directory: bytes | None = None
+    input: Input | None = None
 
 
 class Channel(Protocol):
@@ -85,7 +89,8 @@ class Channel(Protocol):
     async def run(self, command: Command, sink: Sink) -> Outcome:
         """Run the command to its end; the sink gets its bytes.
 
-        Gives Exited, Killed, Lost (the connection broke; a missing exit status is that too) or NotStarted.
+        Gives Exited, Killed, Lost (the connection broke; a missing exit status is that too), NotStarted, or
+        Refused where its input cannot be read.
         Never raises for what a node does.
         """
 

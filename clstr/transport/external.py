@@ -226,15 +226,18 @@ class ExternalChannel(ProcessChannel):
     def _start(self, command: Command) -> None:
         self.armed = True
         if self._settings.leash:
-            seconds = self._settings.connect_timeout or CONNECT_TIMEOUT
-            self._word = self._loop.call_later(seconds, self._no_word, seconds)
+            self._wait_for_word()
+            self._took = self._wait_on
             self._hand_over(command)
             return
         job = bare(command)
         # A client takes a word that begins with `-` for an option of its own.
         job = b" " + job if job.startswith(b"-") else job
-        self._spawn([*self._arguments, job], leash=False, environment=_environment())
+        self._spawn([*self._arguments, job], leash=command.input is not None, environment=_environment())
         self._begin()
+        if command.input is not None:
+            self._said.set()
+            self._feed(command.input, then=self._let_go)  # its end is the end of the job's input
 
     def _begin(self) -> None:
         self._settle()
@@ -243,6 +246,16 @@ class ExternalChannel(ProcessChannel):
     def _end(self, outcome: Outcome) -> None:
         self._settle()
         super()._end(outcome)
+
+    def _wait_for_word(self) -> None:
+        seconds = self._settings.connect_timeout or CONNECT_TIMEOUT
+        self._word = self._loop.call_later(seconds, self._no_word, seconds)
+
+    def _wait_on(self) -> None:
+        # A job begins when its input is on the node: that may take long, as long as it moves.
+        if self._word is not None and self._settled is not None:
+            self._word.cancel()
+            self._wait_for_word()
 
     def _settle(self) -> None:
         if self._word is not None:

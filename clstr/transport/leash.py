@@ -17,6 +17,9 @@ Rules:
 - The watcher is nobody's child (a job that says ``wait`` must not wait for it), holds neither the job's stdout nor
   its stderr, ignores what a job may send to its own group, and blocks in the shell's ``read``: it and the login
   shell are the two processes that a job costs (a csh's subshell is the third).
+- A job's own standard input comes behind it, as many bytes as its header says, and is spooled to a temporary file,
+  which is unlinked before the job starts: the leash stays what it is. A node that cannot hold it (a full disk) runs
+  ``exit 1`` for the job, behind the reason; nothing is left there when the input ends early.
 - A session's input that ends early, or whose first line is not ours because a start-up file has read it, runs
   nothing. A start-up file that reads on to the end of its input never comes to the wrapper: whoever waits for the
   job to begin has to limit the wait.
@@ -32,10 +35,10 @@ One text for all login shells, after three differences:
 - POSIX shells read their text line by line and have theirs at the end: a command behind the job's eval would show
   under ``set -x`` and set off the job's DEBUG and ERR traps.
 
-What travels is lines, none empty because csh drops those: the magic word; the number of settings, a name and a
-value for each; ``~`` or ``-``, whether to enter the home directory first; the directory, ``.`` for none; the number of
-the job's lines, and for each 0, 1 where a newline comes before it, or 2 for nothing but a newline, and its text; and
-a full stop, without which nothing runs.
+What travels is lines, none empty because csh drops those: the magic word; the number of settings, and ``NAME=VALUE``
+for each; ``~`` or ``-``, whether to enter the home directory first; the directory, ``.`` for none; the number of the
+job's lines, and for each 0, 1 where a newline comes before it, or 2 for nothing but a newline, and its text; and a full
+stop, without which nothing runs, or the number of bytes of the job's input, and these.
 """
 
 from __future__ import annotations
@@ -84,17 +87,31 @@ _UNTIL_LET_GO = "while read -r clstr_l || test $? -gt 128; do :; done"
 
 _WATCH = f"( {_DEAF}; {{ {_DEAF}; {_UNTIL_LET_GO}; kill -0 $1 || exit 0; {_TERMINATE}; }} <&3 >/dev/null 2>&1 & ) 3<&0"
 
+# Keeps $1 bytes of its input in a file and prints the file's name, or nothing where the node cannot hold them. `head`
+# and no more of the shell, which reads byte by byte; of an input that ends early it says nothing, but wc does.
+_SPOOL = (
+    'umask 077; f=$(mktemp "${TMPDIR:-/tmp}/clstr.XXXXXX" 2>/dev/null || mktemp /tmp/clstr.XXXXXX) || f=; '
+    'if test "$f" && head -c $1 >"$f"; then '
+    'test $(wc -c <"$f") -eq $1 && printf %s "$f" && exit 0; rm -f "$f"; exit 1; fi; '
+    'test -z "$f" || rm -f "$f"; echo "clstr: the input of the job cannot be kept on this node" >&2'
+)
+_UNLINK = 'rm -f "$1"'
+
 # For a shell that cannot read the job unharmed: reads it, sets the watcher up and prints, again without an empty
-# line, `env` and the names, `job` and how each line comes, the values, the two about the directory, the lines.
+# line, `env` and the names (`NAME=` where the value, printed as `-`, is empty), `job` and how each line comes, the file
+# that is the job's input, the values, the two about the directory, the lines.
 _FETCH = (
-    'LC_ALL=C; nl=$(printf "\\nx"); nl=${nl%x}; env=env; job=job; out=; '
+    'LC_ALL=C; nl=$(printf "\\nx"); nl=${nl%x}; env=env; job=job; out=; f=/dev/null; '
     'take() { IFS= read -r line || exit 1; }; keep() { take; out="$out$line$nl"; }; '
+    f"spool() {{ {_SPOOL}; }}; "
     f'take; test "$line" = {_MAGIC} || exit 1; '
-    'take; n=$line; while test $n -gt 0; do take; env="$env $line"; keep; n=$((n - 1)); done; '
-    "keep; keep; "
+    "take; n=$line; while test $n -gt 0; do take; name=${line%%=*}; line=${line#*=}; "
+    'test "$line" || { name=$name=; line=-; }; env="$env $name"; out="$out$line$nl"; n=$((n - 1)); done; '
+    "keep; keep; set=$out; out=; "
     'take; n=$line; while test $n -gt 0; do take; job="$job $line"; keep; n=$((n - 1)); done; '
-    'take; test "$line" = . || exit 1; '
-    f'{_WATCH}; printf %s "$env$nl$job$nl$out"'
+    'take; test "$line" = . || { f=$(spool $line) || exit 1; '
+    'test "$f" || { f=/dev/null; job="job 0"; out="exit 1$nl"; }; }; '
+    f'{_WATCH}; printf %s "$env$nl$job$nl$f$nl$set$out"'
 )
 
 
@@ -116,8 +133,8 @@ until LC_ALL=C IFS= read -r clstr_l; do test $? -gt 128 || exit 1; done
 test "$clstr_l" = {_MAGIC} || exit 1
 read -r clstr_n || exit 1
 while test "$clstr_n" -gt 0; do
-read -r clstr_k && LC_ALL=C IFS= read -r clstr_l || exit 1
-export "$clstr_k=$clstr_l"
+LC_ALL=C IFS= read -r clstr_l || exit 1
+export "$clstr_l"
 clstr_n=$((clstr_n - 1))
 done
 read -r clstr_h && LC_ALL=C IFS= read -r clstr_d && read -r clstr_n || exit 1
@@ -129,17 +146,21 @@ test "$clstr_k" -lt 1 || clstr_j="$clstr_j
 test "$clstr_k" -gt 1 || clstr_j="$clstr_j$clstr_l"
 clstr_n=$((clstr_n - 1))
 done
-read -r clstr_l && test "$clstr_l" = . || exit 1
+read -r clstr_l || exit 1
+clstr_i=/dev/null
+test "$clstr_l" = . || clstr_i=$(/bin/sh -c {_in_double_quotes(_SPOOL)} sh "$clstr_l") || exit 1
 if test "${{KSH_VERSION-}}"; then /bin/sh -c {_in_double_quotes(_WATCH)} sh $$
 else ( {_DEAF}; {{ {_DEAF}; {_UNTIL_LET_GO}
 kill -0 $$ && exec /bin/sh -c {_in_double_quotes(_TERMINATE)} sh $$
 }} <&3 >/dev/null 2>&1 & ) 3<&0
 fi || exit 1
-exec </dev/null
+test "$clstr_i" || {{ clstr_i=/dev/null; clstr_j="exit 1"; }}
+exec <"$clstr_i"
+test "$clstr_i" = /dev/null || /bin/sh -c {_in_double_quotes(_UNLINK)} sh "$clstr_i"
 echo "{_BEGUN[0]}""{_BEGUN[1]}"
 test "$clstr_h" = - || cd || exit 1
 test "$clstr_d" = . || cd "$clstr_d" || exit 1
-eval "unset clstr_d clstr_h clstr_j clstr_k clstr_l clstr_n;$clstr_j" """
+eval "unset clstr_d clstr_h clstr_i clstr_j clstr_k clstr_l clstr_n;$clstr_j" """
 
 
 def _in_lines(*commands: str) -> str:
@@ -156,14 +177,21 @@ if ( $?tcsh == 0 ) exec /bin/sh -c {_in_backslashes(_NO_TCSH)}
 set clstr_s = {_in_backslashes(_FETCH)}
 set clstr_d = \\$
 eval {_in_backslashes('set clstr_x = ( "`/bin/sh -c ${clstr_d}clstr_s:q sh $$`" )')}
-if ( $#clstr_x < 4 ) exec /bin/sh -c exit\\ 1
+if ( $#clstr_x < 5 ) exec /bin/sh -c exit\\ 1
 set clstr_n = ( $clstr_x[1] )
 set clstr_k = ( $clstr_x[2] )
-repeat 2 shift clstr_x
+set clstr_f = $clstr_x[3]:q
+repeat 3 shift clstr_x
 shift clstr_n
 shift clstr_k
 set clstr_s = {
-    _in_lines("foreach clstr_i ( $clstr_n )", "setenv $clstr_i $clstr_x[1]:q", "shift clstr_x", "end")
+    _in_lines(
+        "foreach clstr_i ( $clstr_n )",
+        "if ( $clstr_i =~ *= ) setenv $clstr_i:s/=//",
+        "if ( $clstr_i:s/=// == $clstr_i ) setenv $clstr_i $clstr_x[1]:q",
+        "shift clstr_x",
+        "end",
+    )
 }
 eval $clstr_s:q
 set clstr_h = $clstr_x[1]:q
@@ -186,9 +214,11 @@ if ( $status ) exec /bin/sh -c exit\\ 1
 if ( x$clstr_d:q != x. ) chdir $clstr_d:q
 if ( $status ) exec /bin/sh -c exit\\ 1
 set clstr_s = {
-    _in_backslashes("unset clstr_d clstr_h clstr_i clstr_j clstr_k clstr_l clstr_n clstr_s clstr_x")
+    _in_backslashes("unset clstr_d clstr_f clstr_h clstr_i clstr_j clstr_k clstr_l clstr_n clstr_s clstr_x")
 }
-( eval $clstr_s:q$clstr_l:q$clstr_j:q ) < /dev/null
+( if ( $clstr_f:q != /dev/null ) /bin/sh -c {
+    _in_backslashes(_UNLINK)
+} sh $clstr_f:q ; eval $clstr_s:q$clstr_l:q$clstr_j:q ) < $clstr_f:q
 exec /bin/sh -c exit\\ $status
 """
 
@@ -196,15 +226,19 @@ exec /bin/sh -c exit\\ $status
 _FISH = "; ".join(
     f"""\
 set -l clstr_x (/bin/sh -c {_in_double_quotes(_FETCH)} sh $fish_pid)
-test (count $clstr_x) -ge 4
+test (count $clstr_x) -ge 5
 or exit 1
 set -l clstr_n (string split " " $clstr_x[1])
 set -l clstr_k (string split " " $clstr_x[2])
 set -e clstr_n[1]
 set -e clstr_k[1]
-set -e clstr_x[1 2]
+set -l clstr_f $clstr_x[3]
+set -e clstr_x[1 2 3]
 for clstr_i in $clstr_n
-set -gx $clstr_i $clstr_x[1]
+set -l clstr_v $clstr_x[1]
+string match -q "*=" $clstr_i
+and set clstr_v ""
+set -gx (string replace = "" $clstr_i) $clstr_v
 set -e clstr_x[1]
 end
 set -l clstr_h $clstr_x[1]
@@ -227,8 +261,10 @@ or cd $clstr_d
 or exit 1
 set -e clstr_d clstr_h clstr_i clstr_k clstr_n clstr_x
 begin
-eval "set -e clstr_j"\\n$clstr_j
-end </dev/null
+test $clstr_f = /dev/null
+or /bin/sh -c {_in_double_quotes(_UNLINK)} sh $clstr_f
+eval "set -e clstr_f clstr_j"\\n$clstr_j
+end <$clstr_f
 exit $status
 """.splitlines()
 )
@@ -252,17 +288,19 @@ WRAPPER: bytes = _TEXT.encode()
 
 
 def arm(command: Command) -> bytes:
-    """What the client writes to the session's standard input, which it then keeps open.
+    """What the client writes to the session's standard input, and the job's input behind it; then it keeps that open.
 
-    A directory that begins with ``~/`` is below the home directory. Raises ValueError for a name or value of
-    the environment or a directory that is empty or holds a newline or NUL, or for such a NUL in the job.
+    A directory that begins with ``~/`` is below the home directory. Raises ValueError for a name of the environment
+    or a directory that is empty, or for such a newline or NUL, or for one in a value, or for a NUL in the job.
     """
     home, directory = _place(command.directory)
-    settings = [os.fsencode(word) for pair in command.environment for word in pair]
-    lines = [_MAGIC.encode(), b"%d" % len(command.environment), *settings, home, directory]
-    if any(not line or b"\n" in line for line in lines):
+    names = [name for name, _ in command.environment]
+    settings = [os.fsencode(name) + b"=" + os.fsencode(value) for name, value in command.environment]
+    lines = [_MAGIC.encode(), b"%d" % len(settings), *settings, home, directory]
+    if not all(names) or any(not line or b"\n" in line for line in lines):
         raise ValueError("empty, or with a newline: a setting or the directory of a job")
-    lines += [*_without_empty_lines(command.line), b".", b""]
+    size = 0 if command.input is None else command.input.size
+    lines += [*_without_empty_lines(command.line), b"%d" % size if size else b".", b""]
     said = b"\n".join(lines)
     if b"\0" in said:
         raise ValueError("a NUL in a job, its settings or its directory")

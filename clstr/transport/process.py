@@ -27,8 +27,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
-from clstr.model import Lost, NotStarted, Outcome, Sink
-from clstr.transport import KILL_GRACE, LINGER, Command
+from clstr.model import Lost, NotStarted, Outcome, Refused, Sink
+from clstr.transport import KILL_GRACE, LINGER, CannotRead, Command, Input
 from clstr.transport.leash import Marker, arm
 
 _CHUNK = 64 * 1024
@@ -54,6 +54,9 @@ class ProcessChannel(ABC):
         self._process: subprocess.Popen[bytes] | None = None
         self._leash = -1
         self._unsaid = b""  # of what is written to the leash
+        self._said = asyncio.Event()  # nothing is unsaid, or will be said
+        self._took: Callable[[], None] = lambda: None  # called when the process takes some of it
+        self._feeder: asyncio.Task[None] | None = None
         self._streams: dict[int, Callable[[bytes], None]] = {}  # the open ends of the job's output
         self._paused = True
         self._marker: Marker | None = Marker()  # None once the job has begun
@@ -142,10 +145,37 @@ class ProcessChannel(ABC):
     def _hand_over(self, command: Command) -> None:
         """Give the process its job, over the leash, and begin to listen to it."""
         if self._leash >= 0:
-            self._unsaid = arm(command)
-            self._loop.add_writer(self._leash, self._say)
-            self._say()
+            self._begin_to_say(arm(command))
+            if command.input is not None:
+                self._feed(command.input)
         self.resume()
+
+    def _feed(self, source: Input, then: Callable[[], None] = lambda: None) -> None:
+        """Say the job's input too, piece by piece."""
+        self._feeder = asyncio.ensure_future(self._say_all(source))
+        self._feeder.add_done_callback(lambda feeder: None if feeder.cancelled() else then())
+
+    async def _say_all(self, source: Input) -> None:
+        offset = 0
+        while True:
+            await self._said.wait()
+            if self._leash < 0 or offset == source.size:
+                return
+            try:
+                data = await source.read(offset)
+            except CannotRead as error:
+                self.kill()
+                self._end(Refused(str(error)))
+                return
+            offset += len(data)
+            if self._leash >= 0:
+                self._begin_to_say(data)
+
+    def _begin_to_say(self, data: bytes) -> None:
+        self._unsaid = data
+        self._said.clear()
+        self._loop.add_writer(self._leash, self._say)
+        self._say()
 
     def _say(self) -> None:
         try:
@@ -153,15 +183,19 @@ class ProcessChannel(ABC):
         except BlockingIOError:
             return
         except OSError:
-            self._unsaid = b""  # the process has ended; its exit says the rest
+            self._let_go()  # the process has ended; its exit says the rest
+            return
+        self._took()
         if not self._unsaid:
             self._loop.remove_writer(self._leash)
+            self._said.set()
 
     def _let_go(self) -> None:
         if self._leash >= 0:
             self._loop.remove_writer(self._leash)
             os.close(self._leash)
             self._leash = -1
+        self._said.set()
 
     def _kill_hard(self) -> None:
         # For a watcher that was itself killed, or that is out of reach.
@@ -217,6 +251,8 @@ class ProcessChannel(ABC):
             os.close(fd)
         self._streams = {}
         self._forget(self)
+        if self._feeder is not None:
+            self._feeder.cancel()
         if not self._over.done():
             self._over.set_result(outcome)
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,18 @@ from typing import Any, cast
 
 import asyncssh
 
-from clstr.model import BadInput, Exited, Killed, Lost, Node, NotStarted, Outcome, Sink, in_words
-from clstr.transport import KILL_GRACE, LINGER, CannotConnect, Command, NoChannel, PushFailed, leash
+from clstr.model import BadInput, Exited, Killed, Lost, Node, NotStarted, Outcome, Refused, Sink, in_words
+from clstr.transport import (
+    KILL_GRACE,
+    LINGER,
+    CannotConnect,
+    CannotRead,
+    Command,
+    Input,
+    NoChannel,
+    PushFailed,
+    leash,
+)
 from clstr.transport.patience import within
 from clstr.transport.ssh_config import HostKeyFlag, Resolver
 from clstr.transport.ssh_dial import WINDOW, Client, Dialer, error_in_words
@@ -303,6 +314,12 @@ class _Link:
         self.limit = SESSIONS
         self.proved = False  # a session was opened on it
         self.dropped = False  # by us, as of no more use
+        self.jammed = False  # more is unsent than the other side takes just now
+        self.feeding: set[SshChannel] = set()
+        # asyncssh leaves these to do nothing: without them a node that grants a large window and reads nothing would
+        # have whole inputs kept here.
+        for name, jammed in (("pause_writing", True), ("resume_writing", False)):
+            setattr(connection, name, functools.partial(self._set_jammed, jammed))
         self.aborted = False  # because another of the node's connections is lost
         self._client = client
         self._freed = freed
@@ -310,6 +327,11 @@ class _Link:
     @property
     def has_room(self) -> bool:
         return self.sessions < max(self.limit, 1) and not self.connection.is_closed()
+
+    def _set_jammed(self, jammed: bool) -> None:
+        self.jammed = jammed
+        for channel in self.feeding:
+            channel.moved.set()
 
     async def is_gone(self) -> bool:
         """Is that why it refused? While asyncssh closes a connection, that only refuses for a turn of the loop."""
@@ -355,6 +377,10 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
         self._silence: asyncio.TimerHandle | None = None
         self._heard = 0.0
         self._paused = False
+        self._has_input = False
+        self._full = False  # asyncssh asks to write no more for now
+        self.moved = asyncio.Event()
+        """There may be room for more of what is written."""
 
     @classmethod
     async def open(cls, link: _Link, with_leash: bool) -> SshChannel:
@@ -397,6 +423,7 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
     async def run(self, command: Command, sink: Sink) -> Outcome:
         """Run the command; see the protocol."""
         self._sink = sink
+        self._has_input = command.input is not None
         if self._with_leash:
             self._hand_over(command)
         else:
@@ -405,6 +432,8 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
             except (_Refused, NoChannel) as error:
                 return NotStarted(str(error))
         try:
+            if command.input is not None:
+                await self._while_fed(command.input)
             await self._until_begun()
             outcome = await self._over
         finally:
@@ -413,17 +442,68 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
             sink.finished()
         return outcome
 
+    async def _while_fed(self, source: Input) -> None:
+        """Until the job's input is written, or the job is over: a read from a file of a network may never end."""
+        feeder = asyncio.ensure_future(self._feed(source))
+        try:
+            either: list[asyncio.Future[Any]] = [feeder, self._over]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if feeder.done():
+                feeder.result()
+        finally:
+            feeder.cancel()
+
+    async def _feed(self, source: Input) -> None:
+        """Write the job's input, no faster than it is taken."""
+        if self._channel is None:
+            return
+        self._link.feeding.add(self)
+        offset = 0
+        try:
+            while offset < source.size:
+                data = await source.read(offset)
+                offset += len(data)
+                await self._may_write()
+                self._channel.write(data)
+            if not self._with_leash:
+                self._channel.write_eof()
+        except CannotRead as error:
+            self.kill()
+            self._give_up(Refused(str(error)))
+        except TimeoutError:
+            self._give_up(NotStarted(f"the node took nothing of the job's input for {ANSWER:g} s"))
+        except OSError:
+            return  # the job is over, or is being killed: it needs no more
+        finally:
+            self._link.feeding.discard(self)
+
+    async def _may_write(self) -> None:
+        """Wait until there is room. Raises TimeoutError."""
+        while self._full or self._link.jammed:
+            self.moved.clear()
+            async with within(ANSWER):
+                await self.moved.wait()
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self.moved.set()
+
     async def _until_begun(self) -> None:
         try:
             async with within(ANSWER):
                 await self._word
         except TimeoutError:
-            self._give_up(f"no word from the wrapper within {ANSWER:g} s (does a start-up file there wait for input?)")
+            self._give_up(
+                NotStarted(f"no word from the wrapper within {ANSWER:g} s (does a start-up file there wait for input?)")
+            )
 
-    def _give_up(self, why: str) -> None:
-        """The job will not begin."""
+    def _give_up(self, outcome: NotStarted | Refused) -> None:
+        """The job will not begin, or not go on."""
         if not self._over.done():
-            self._over.set_result(NotStarted(why))
+            self._over.set_result(outcome)
             self._link.release()
         self.close()
 
@@ -452,7 +532,8 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
     def session_started(self) -> None:
         if not self._with_leash:
             assert self._channel is not None
-            self._channel.write_eof()
+            if not self._has_input:
+                self._channel.write_eof()
             self._begin()
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
@@ -485,7 +566,10 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
         self._keep(before, datatype)
         if not begun:
             if self._early_size > EARLY_MOST:
-                self._give_up(f"no word from the wrapper in the first {EARLY_MOST >> 20} MiB (a start-up file floods?)")
+                mebibytes = EARLY_MOST >> 20
+                self._give_up(
+                    NotStarted(f"no word from the wrapper in the first {mebibytes} MiB (a start-up file floods?)")
+                )
             return
         self._keep(rest, None)
         self._begin()

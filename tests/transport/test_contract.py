@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import hashlib
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from clstr.model import Exited, Flow, Killed, Lost, Node, NotStarted, Outcome, Stopped
-from clstr.transport import MAX_COMMAND, CannotConnect, Command, Connection, Transport
+from clstr.model import Exited, Flow, Killed, Lost, Node, NotStarted, Outcome, Refused, Stopped
+from clstr.transport import MAX_COMMAND, CannotConnect, Command, Connection, Input, Transport
 from clstr.transport.external import ExternalSettings, ExternalTransport, split
 from clstr.transport.local import LocalTransport
 from clstr.transport.ssh import SshSettings, SshTransport
@@ -30,6 +32,8 @@ KINDS = ["local", *REMOTE, "client", "client with {HOST}"]
 LEASHED = [kind for kind in KINDS if "without leash" not in kind]
 TELLING = [kind for kind in KINDS if kind != "client"]
 """All but ssh(1), which names no signal and tells the status when the last byte has come, not before."""
+FED = [*KINDS, "client without leash"]
+"""Kinds that a job's standard input takes ways of its own to."""
 TOOL = "/bin/sh -c 'shift; exec /bin/sh -c \"$1\"' tool {HOST}"
 """A client with its own order of words, whose nodes are all this machine."""
 PATIENCE = 60.0
@@ -128,10 +132,11 @@ async def live(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
         else:
             start = request.getfixturevalue("cluster")
             cluster = start(nodes=1, max_sessions=2 if "2 sessions" in kind else None)
-            if kind == "client":
-                transport = ExternalTransport(ExternalSettings(split(f"ssh -F {cluster.ssh_config}")))
+            leash = "without leash" not in kind
+            if kind.startswith("client"):
+                transport = ExternalTransport(ExternalSettings(split(f"ssh -F {cluster.ssh_config}"), leash=leash))
             else:
-                transport = SshTransport(SshSettings(str(cluster.ssh_config), leash="without leash" not in kind))
+                transport = SshTransport(SshSettings(str(cluster.ssh_config), leash=leash))
             account, node = cluster.account, Node("n1", "n1")
             links = functools.partial(cluster.kill_connections, 1)
             rig = Rig(kind, transport, node, account.start, account.home, links, cluster.jobs)
@@ -497,6 +502,147 @@ async def test_a_paused_job_that_has_ended_still_gives_everything(rig: Rig) -> N
     sink.flow.resume()
     assert await running == Exited(0)
     assert len(sink.out) == size
+
+
+# --- its own standard input ----------------------------------------------------------------------------------
+
+
+class Held(Input):
+    """An input whose second piece does not come before it is asked for twice."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.waits, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def read(self, offset: int) -> bytes:
+        if offset:
+            self.waits.set()
+            await self.go_on.wait()
+        return await super().read(offset)
+
+
+@contextlib.contextmanager
+def holding(data: bytes, kind: type[Input] = Input) -> Iterator[Input]:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        with contextlib.closing(kind(file.name)) as opened:
+            yield opened
+
+
+def append(path: str, data: bytes) -> None:
+    with open(path, "ab") as file:
+        file.write(data)
+
+
+def spooled(rig: Rig) -> list[Path]:
+    """The files in which inputs are kept, where TMPDIR is the rig's place."""
+    return list(rig.place.glob("clstr.*"))
+
+
+@on_every_kind(FED)
+async def test_a_job_reads_its_input_to_its_end(rig: Rig) -> None:
+    data = bytes(range(256)) * 1200 + b"no newline"
+    with holding(data) as source:
+        assert await rig.run("cat; echo end >&2", input=source) == (Exited(0), data, b"end\n")
+
+
+@on_every_kind(FED)
+async def test_an_empty_input_is_none(rig: Rig) -> None:
+    with holding(b"") as source:
+        assert await rig.run("cat; echo end", input=source) == (Exited(0), b"end\n", b"")
+
+
+@on_every_kind(FED)
+async def test_fifty_megabytes_of_input_arrive_whole(rig: Rig) -> None:
+    data = random.randbytes(50_000_000)
+    with holding(data) as source:
+        outcome, out, _ = await rig.run("sha256sum", input=source)
+    assert (outcome, out.split()[0].decode()) == (Exited(0), hashlib.sha256(data).hexdigest())
+
+
+@on_every_kind(FED)
+async def test_a_job_need_not_read_its_input(rig: Rig) -> None:
+    with holding(bytes(5_000_000)) as source:
+        assert (await rig.run("exec <&-; echo ran", input=source))[:2] == (Exited(0), b"ran\n")
+    assert (await rig.run("echo unharmed"))[1] == b"unharmed\n"
+
+
+@on_every_kind(FED)
+async def test_jobs_with_and_without_input_run_beside_each_other(rig: Rig) -> None:
+    with holding(b"12345" * 100_000) as source:
+        jobs = [rig.run("wc -c", input=source), rig.run("wc -c"), rig.run("wc -c", input=source)]
+        assert [int(out) for _, out, _ in await asyncio.gather(*jobs)] == [500_000, 0, 500_000]
+
+
+@on_every_kind(FED)
+async def test_what_is_appended_after_the_beginning_is_not_part_of_the_input(rig: Rig) -> None:
+    with holding(b"a" * 100_000, Held) as source:
+        running = asyncio.create_task(rig.run("wc -c", input=source))
+        await source.waits.wait()
+        append(source.path, b"more")
+        source.go_on.set()
+        outcome, out, _ = await running
+        assert (outcome, int(out)) == (Exited(0), 100_000)
+
+
+@on_every_kind(FED)
+async def test_an_input_that_becomes_shorter_is_said_to_and_nothing_is_left(rig: Rig) -> None:
+    with holding(b"a" * 200_000, Held) as source:
+        sink = Recorder()
+        running = asyncio.create_task(rig.start("cat >/dev/null", sink, input=source, environment=tmp(rig)))
+        await source.waits.wait()
+        os.truncate(source.path, 70_000)
+        source.go_on.set()
+        assert await running == Refused(f"{source.path}: has become shorter while it was read")
+        await eventually(lambda: not spooled(rig) and not rig.leftovers())
+
+
+def tmp(rig: Rig) -> tuple[tuple[str, str], ...]:
+    return (("TMPDIR", str(rig.place)),)
+
+
+@on_every_kind(LEASHED)
+async def test_a_kill_while_the_input_is_on_its_way_runs_nothing_and_leaves_nothing(rig: Rig) -> None:
+    with holding(b"a" * 200_000, Held) as source:
+        sink, channel = Recorder(), await rig.connection.channel()
+        command = as_command("echo ran", input=source, environment=tmp(rig))
+        running = asyncio.create_task(channel.run(command, sink))
+        await source.waits.wait()
+        await eventually(lambda: spooled(rig))
+        channel.kill()
+        assert isinstance(await running, NotStarted)
+        assert not sink.out
+        await eventually(lambda: not spooled(rig) and not rig.leftovers())
+
+
+@on_every_kind([kind for kind in REMOTE if kind in LEASHED])
+async def test_a_connection_that_breaks_while_the_input_is_on_its_way_leaves_nothing(rig: Rig) -> None:
+    with holding(b"a" * 200_000, Held) as source:
+        sink = Recorder()
+        running = asyncio.create_task(rig.start("echo ran", sink, input=source, environment=tmp(rig)))
+        await source.waits.wait()
+        await eventually(lambda: spooled(rig))
+        rig.break_links()
+        assert isinstance(await running, (Lost, NotStarted))
+        await eventually(lambda: not spooled(rig) and not rig.leftovers())
+
+
+@on_every_kind(FED)
+async def test_a_job_with_input_is_killed_like_any_other(rig: Rig) -> None:
+    number = a_number()
+    with holding(bytes(3_000_000)) as source:
+        sink, channel = Recorder(), await rig.connection.channel()
+        command = as_command(f"wc -c; sleep {number}", input=source)
+        running = asyncio.create_task(channel.run(command, sink))
+        await sink.until(lambda: sink.out)
+        await eventually(lambda: sleepers(number))
+        channel.kill()
+        assert await running != Exited(0)
+        if "without leash" not in rig.kind:
+            await eventually(lambda: not sleepers(number))
+        for pid in sleepers(number):
+            os.kill(pid, signal.SIGKILL)
 
 
 # --- channels ------------------------------------------------------------------------------------------------

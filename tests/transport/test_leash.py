@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import pytest
 
-from clstr.transport import MAX_COMMAND, Command
+from clstr.transport import MAX_COMMAND, Command, Input
 from clstr.transport.leash import MARKER, WRAPPER, Marker, arm, bare
 
 POSIX = ("sh", "dash", "bash", "zsh", "ksh", "mksh", "busybox sh")
@@ -320,7 +320,16 @@ def test_a_character_cut_off_by_the_end_of_its_line_does_not_swallow_the_next(
 def test_the_job_finds_its_settings_and_its_directory(shell: str, home: Home) -> None:
     (home.path / "a b*").mkdir()
     node = "root@[fe80::1]:22 $HOME `x` \"'! \\"
-    settings = (("CLSTR_NODE", node), ("CLSTR_SLOT", "2"), ("CLSTR_JOB", "30"), ("CLSTR_ATTEMPT", "1"))
+    settings: tuple[tuple[str, str | bytes], ...] = (
+        ("CLSTR_NODE", node),
+        ("CLSTR_SLOT", "2"),
+        ("CLSTR_JOB", "30"),
+        ("CLSTR_ATTEMPT", "1"),
+        ("CLSTR_X", ""),
+        ("CLSTR_Y", "-"),
+        ("CLSTR_Z", "=a="),
+        ("CLSTR_W", b" \xc3\xa9"),
+    )
     for directory, place in (
         (None, home.path),
         (b"/usr", Path("/usr")),
@@ -330,8 +339,8 @@ def test_the_job_finds_its_settings_and_its_directory(shell: str, home: Home) ->
     ):
         command = Command(b"pwd; env | grep ^CLSTR_ | sort", settings, directory)
         result = home.session(shell).say(arm(command)).result()
-        said = "".join(f"{name}={value}\n" for name, value in sorted(settings))
-        assert result == (0, MARKER + f"{place}\n{said}".encode(), b"")
+        said = b"".join(b"%s=%s\n" % (name.encode(), os.fsencode(value)) for name, value in sorted(settings))
+        assert result == (0, MARKER + f"{place}\n".encode() + said, b"")
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -456,6 +465,88 @@ def test_a_job_costs_two_processes_more_and_a_csh_three(shell: str, home: Home) 
     assert processes == {"fish": 3}.get(shell, 4 if shell in CSH else 2)
 
 
+# --- the job's own standard input ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Iterator[Callable[[bytes], Input]]:
+    with contextlib.ExitStack() as opened:
+
+        def write(data: bytes) -> Input:
+            (tmp_path / "input").write_bytes(data)
+            return opened.enter_context(contextlib.closing(Input(str(tmp_path / "input"))))
+
+        yield write
+
+
+BINARY = b"\r\n\n.\nclstr1\n\xff\xfe\0 \x80\x1a\x04" + bytes(range(256)) * 1200 + b"no newline"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("data", [b"", b"\n", BINARY], ids=["empty", "newline", "binary"])
+def test_a_job_reads_its_input_and_its_end_and_no_file_is_left(
+    data: bytes, shell: str, home: Home, inputs: Callable[[bytes], Input]
+) -> None:
+    place = home.path / "t m'p"
+    place.mkdir()
+    line = b'ls "$TMPDIR"; head -c 3 >&2; cat; pwd' if shell not in CSH else b'ls "$TMPDIR"; cat; pwd'
+    command = Command(line, (("A", "1"),), b"~", inputs(data))
+    session = home.session(shell, TMPDIR=str(place)).say(arm(command) + data)
+    out, err = (data, b"") if shell in CSH else (data[3:], data[:3])
+    assert session.result() == (0, MARKER + out + f"{home.path}\n".encode(), err)
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_an_input_that_ends_early_runs_nothing_and_leaves_nothing(
+    shell: str, home: Home, inputs: Callable[[bytes], Input]
+) -> None:
+    place = home.path / "tmp"
+    place.mkdir()
+    said = arm(Command(b"echo ran", input=inputs(BINARY)))
+    session = home.session(shell, TMPDIR=str(place)).say(said + BINARY[:-1])
+    until(lambda: any(path.stat().st_size > 4096 for path in place.iterdir()), "some of it has arrived")
+    result = session.let_go().result()
+    assert (result.status != 0, result.out) == (True, b"")
+    assert list(place.iterdir()) == []
+    until(lambda: group(session.pid) == [], "an empty process group")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_node_that_cannot_hold_the_input_fails_the_job_and_says_why(
+    shell: str, home: Home, inputs: Callable[[bytes], Input]
+) -> None:
+    place, programs = home.path / "tmp", home.path / "bin"
+    place.mkdir()
+    programs.mkdir()
+    (programs / "head").write_text("#!/bin/sh\necho head: no space left >&2\nexit 1\n")
+    (programs / "head").chmod(0o755)
+    path = f"{programs}:{os.environ['PATH']}"
+    said = arm(Command(b"echo ran\necho ran", (("A", "1"),), input=inputs(b"data")))
+    session = home.session(shell, PATH=path, TMPDIR=str(place)).say(said + b"data")
+    why = b"head: no space left\nclstr: the input of the job cannot be kept on this node\n"
+    assert session.result() == (1, MARKER, why)
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_leash_holds_a_job_with_input_too(shell: str, home: Home, inputs: Callable[[bytes], Input]) -> None:
+    session = home.session(shell).say(arm(Command(b"cat; sleep 1000", input=inputs(b"data\n"))) + b"data\n")
+    session.read(MARKER)
+    session.read(b"data\n")
+    session.let_go()
+    assert session.process.wait(DEADLINE) == -signal.SIGTERM
+    until(lambda: group(session.pid) == [], "an empty process group")
+
+
+def test_without_a_usable_tmpdir_the_input_is_kept_in_tmp(home: Home, inputs: Callable[[bytes], Input]) -> None:
+    said = arm(Command(b"cat", input=inputs(b"data")))
+    assert home.session("sh", TMPDIR="/nonexistent").say(said + b"data").result() == (0, MARKER + b"data", b"")
+
+
+# --- what runs nothing ---------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_no_job_no_run(shell: str, home: Home) -> None:
     whole = arm(Command(b"echo ran", (("CLSTR_NODE", "n1"),), b"/"))
@@ -526,8 +617,13 @@ def test_the_wrapper_does_not_contain_the_word_it_says() -> None:
 
 def test_what_travels_is_lines_that_are_never_empty() -> None:
     assert arm(Command(b"\na\n\nb\n", (("A", "1"), ("B", "x y")), b"d")) == (
-        b"clstr1\n2\nA\n1\nB\nx y\n-\n./d\n5\n1\na\n2\n-\n1\nb\n2\n-\n.\n".replace(b"5\n", b"4\n")
+        b"clstr1\n2\nA=1\nB=x y\n-\n./d\n4\n1\na\n2\n-\n1\nb\n2\n-\n.\n"
     )
+
+
+def test_how_many_bytes_of_input_come_behind_it_stands_at_its_end(inputs: Callable[[bytes], Input]) -> None:
+    assert arm(Command(b"a", input=inputs(b"12345"))).endswith(b"\n0\na\n5\n")
+    assert arm(Command(b"a", input=inputs(b""))).endswith(b"\n0\na\n.\n")
 
 
 @pytest.mark.parametrize(
@@ -535,7 +631,7 @@ def test_what_travels_is_lines_that_are_never_empty() -> None:
     [
         Command(b"a\0b"),
         Command(b"x", (("A", "1\n2"),)),
-        Command(b"x", (("A", ""),)),
+        Command(b"x", (("", "a"),)),
         Command(b"x", (), b"a\nb"),
         Command(b"x", (), b"a\0b"),
     ],
