@@ -19,7 +19,7 @@ from clstr.model import Attempt, BadInput, Job, Node, Sink, Slot
 from clstr.output.console import Console, open_files
 from clstr.output.lines import LONGEST
 from clstr.output.merge import Merge
-from clstr.output.paint import printable
+from clstr.output.paint import Style, printable, wanted
 from clstr.output.writer import LIMIT, Writer
 
 ATTEMPT = Attempt(Job(1, b"true"), 1, Slot(Node("n1", "n1"), 1))
@@ -505,3 +505,47 @@ def test_closed_standard_descriptors_are_filled_before_anything_else_gets_their_
 )
 def test_messages_show_what_cannot_be_printed_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+# --- colours ---
+
+
+@pytest.mark.parametrize(
+    ("when", "environment", "coloured"),
+    [
+        ("auto", {}, True),
+        ("auto", {"NO_COLOR": "1"}, False),
+        ("auto", {"NO_COLOR": ""}, True),
+        ("auto", {"TERM": "dumb"}, False),
+        ("always", {"NO_COLOR": "1"}, True),
+        ("never", {}, False),
+    ],
+)
+def test_when_colours_are_wanted(
+    when: str, environment: dict[str, str], coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    terminal, other = os.openpty()
+    with open(os.devnull, "wb") as null:
+        assert wanted(when, other) is coloured
+        assert wanted(when, null.fileno()) is (when == "always")
+    os.close(terminal)
+    os.close(other)
+
+
+def test_a_message_is_escaped_and_then_painted() -> None:
+    out, err = Reader(), Reader()
+
+    async def run() -> None:
+        c = console(out.writing_fd, err.writing_fd, color="always")
+        c.message("a\x1b[2Jb", Style.BAD)
+        c.message("plain")
+        job(c).stdout(b"\x1b[1mjob\n")
+        await c.drain()
+
+    asyncio.run(run())
+    assert out.all() == b"\x1b[1mjob\n"
+    assert err.all() == b"\x1b[31mclstr: a\\x1b[2Jb\x1b[m\nclstr: plain\n"
