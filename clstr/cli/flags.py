@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from clstr import __version__
-
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+from clstr.inputs import parse_seconds
 
 SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -352,9 +351,7 @@ def _positive(text: str) -> int:
 
 def _duration(text: str) -> float:
     """Seconds from ``90``, ``90s``, ``10m``, ``2h`` or ``1d``."""
-    digits, unit = (text[:-1], text[-1]) if text[-1:] in SECONDS else (text, "s")
-    with contextlib.suppress(ValueError):
-        seconds = float(digits) * SECONDS[unit]
-        if 0 < seconds < 1e9 and digits.replace(".", "", 1).isdigit():
-            return seconds
+    seconds = parse_seconds(text)
+    if seconds is not None:
+        return seconds
     raise argparse.ArgumentTypeError(f"{text!r} is not a duration (write 90, 90s, 10m, 2h or 1d)")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from clstr.cli.work import Work, check_work, read_setup, read_templates, read_work
 from clstr.model import BadInput, Node, Slot
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from clstr.inputs.jobs import JobStream, PinnedJobs
     from clstr.inputs.listing import Listing
     from clstr.inputs.nodes import Entry
+    from clstr.inputs.templates import Templates
     from clstr.output.console import Files
     from clstr.runner import Steps
     from clstr.transport.external import Client
@@ -28,7 +30,7 @@ class Plan:
 
     flags: argparse.Namespace
     slots: list[Slot]
-    source: JobStream | PinnedJobs
+    work: Work
     steps: Steps
     listing: Listing
     followed: Followed[list[Entry]] | None
@@ -37,38 +39,29 @@ class Plan:
     client: Client | None  # of --ssh
     records: Records
 
+    @property
+    def source(self) -> JobStream | PinnedJobs:
+        """The jobs that come as they are asked for."""
+        return self.work.source
+
 
 def make_plan(flags: argparse.Namespace) -> Plan:
     from clstr.cli.records import open_records
-    from clstr.inputs import jobs, nodes
+    from clstr.inputs import nodes
     from clstr.inputs.follow import Followed
     from clstr.inputs.listing import Listing
     from clstr.output.console import open_files
-    from clstr.transport import MAX_COMMAND
 
     _check_combinations(flags)
     left_out = nodes.read_excluded(flags.exclude, flags.exclude_file, _read_stdin)
     followed = Followed(flags.node_file, lambda: _entries(flags, left_out)) if flags.follow else None
     entries = [] if flags.dry_run and not _names_nodes(flags) else _entries(flags, left_out)
     listing = Listing(entries, one_each=flags.on_each_node is not None, follow=flags.follow)
-    client = _client(flags, [entry.node for entry in entries])
-    source: JobStream | PinnedJobs
-    if flags.on_each_node is not None:
-        listed = [entry.node for entry in entries]
-        command = os.fsencode(flags.on_each_node)
-        source = jobs.PinnedJobs(command, listed, longest=MAX_COMMAND, budget=flags.retries or 0)
-    else:
-        commands = [os.fsencode(text) for text in flags.job]
-        jobs.check_files(flags.job_file)
-        source = jobs.JobStream(
-            commands,
-            flags.job_file,
-            null=flags.null,
-            longest=MAX_COMMAND,
-            budget=flags.retries,
-            job_class=flags.job_class,
-        )
-    steps = _steps(flags)
+    listed = [entry.node for entry in entries]
+    client = _client(flags, listed)
+    templates = read_templates(flags, listed)
+    work = read_work(flags, listed, templates, _read_stdin)
+    steps = _steps(flags, templates)
     _check_leftovers(flags)
     _check_overwritten(flags)
     order = random.Random(flags.seed)
@@ -76,7 +69,7 @@ def make_plan(flags: argparse.Namespace) -> Plan:
     order.shuffle(slots)
     records = open_records(flags)  # before output is truncated: it may find another run at work
     files = open_files(None, None) if flags.dry_run else open_files(flags.stdout, flags.stderr)
-    return Plan(flags, slots, source, steps, listing, followed, order, files, client, records)
+    return Plan(flags, slots, work, steps, listing, followed, order, files, client, records)
 
 
 def _entries(flags: argparse.Namespace, left_out: Sequence[Node]) -> list[Entry]:
@@ -100,17 +93,12 @@ def _entries(flags: argparse.Namespace, left_out: Sequence[Node]) -> list[Entry]
     return of_class if flags.on_each_node is not None else entries
 
 
-def _steps(flags: argparse.Namespace) -> Steps:
+def _steps(flags: argparse.Namespace, templates: Templates) -> Steps:
     from clstr.inputs.pushes import parse_push
-    from clstr.runner.prepare import Push, Steps
-    from clstr.transport import MAX_COMMAND
+    from clstr.runner.prepare import Push, Setup, Steps
 
-    setup = tuple(os.fsencode(text) for text in flags.setup)
-    for command in setup:
-        if not command.strip():
-            raise BadInput("--setup: empty command (give a shell line)")
-        if len(command) > MAX_COMMAND:
-            raise BadInput(f"--setup: more than {MAX_COMMAND:,} bytes (put it into a script, and --push that)")
+    hidden = templates.hidden()
+    setup = tuple(Setup(text.command, text.parts, hidden) for text in read_setup(flags, templates))
     pushes = tuple(Push(*parse_push(text)) for text in flags.push)
     return Steps(pushes, setup, flags.setup_timeout)
 
@@ -186,21 +174,7 @@ def _names_nodes(flags: argparse.Namespace) -> bool:
 def _check_combinations(flags: argparse.Namespace) -> None:
     if not _names_nodes(flags) and (flags.dry_run is None or flags.on_each_node is not None):
         raise BadInput("no nodes (name them with -n NODE or -N FILE; ':' is this machine)")
-    if flags.on_each_node is None and not flags.job and not flags.job_file:
-        raise BadInput("no jobs (name them with -j CMD, -J FILE, -S FILE or -E CMD; the words behind -n are nodes)")
-    if flags.on_each_node is not None:
-        for given, flag in (
-            (flags.job, "--job"),
-            (flags.job_file, "--job-file"),
-            (flags.max_node_uses, "--max-node-uses"),
-            (flags.null, "--null"),
-            (flags.follow, "--follow"),
-        ):
-            if given:
-                raise BadInput(f"--on-each-node does not go with {flag} (drop one of them)")
-    for text in flags.job:
-        if text.isdigit():
-            raise BadInput(f"--job: {text!r} is no command (jobs at once: slots=N behind a node, or -m N for all)")
+    check_work(flags)
     if flags.fold:
         if flags.on_each_node is None:
             raise BadInput("--fold needs --on-each-node, whose nodes it folds (to print jobs whole there is --group)")
@@ -222,5 +196,6 @@ def _check_combinations(flags: argparse.Namespace) -> None:
                 raise BadInput(f"--ssh does not go with {flag} (give the client its own options in COMMAND)")
         if flags.push:
             raise BadInput("--ssh does not go with --push, which needs SFTP (let a --setup command fetch the files)")
-    if [*flags.node_file, *flags.job_file, *flags.exclude_file].count("-") > 1:
-        raise BadInput("standard input is named twice (one '-' among --node-file, --exclude-file and --job-file)")
+    if [*flags.node_file, *flags.job_file, *flags.exclude_file, *flags.submit].count("-") > 1:
+        inputs = "--node-file, --exclude-file, --job-file and --submit"
+        raise BadInput(f"standard input is named twice (one '-' among {inputs})")

@@ -85,6 +85,8 @@ async def run(plan: Plan) -> int:
             door=records.door,
             records=[*records.records, output],
         )
+        for line in plan.work.warnings:
+            console.message(line)
         listen(loop, runner, console, end)
         loop.set_exception_handler(lambda _, context: _hear_of(context, runner, console))
         if plan.followed is not None:
@@ -145,7 +147,7 @@ def _hear_of(context: dict[str, Any], runner: Runner, console: Console) -> None:
 async def _run_to_the_end(runner: Runner, plan: Plan, console: Console) -> Finished:
     """What breaks in clstr itself is one line and an ending like any other; the traceback is for ``-vv``."""
     try:
-        return await runner.run(plan.slots)
+        return await runner.run(plan.slots, plan.work.submitted)
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         if plan.flags.verbose > 1:
@@ -177,6 +179,7 @@ def _limits(plan: Plan) -> Limits:
         UNBOUNDED if prepares else flags.max_connecting,
         flags.node_failures,
         flags.max_failed,
+        tokens=plan.work.tokens,
         stream=Need(None if pinned else flags.job_class, pinned or flags.retries is not None),
         follow=flags.follow,
     )
@@ -214,6 +217,9 @@ async def _write_leftovers(plan: Plan, jobs: list[Job], leftovers: Leftovers, co
             with unfinished(flags.unfinished, flags.null) as file:
                 file.write(sorted(jobs, key=lambda job: job.id))
                 await _copy_rest(plan.source, file)
+            if file.left_out:
+                cure = "run these again"
+                console.message(f"{flags.unfinished}: {file.left_out} jobs of submit files do not stand there ({cure})")
     except OSError as error:
         console.message(f"{flags.unfinished}: {error.strerror} (--unfinished was not written)", Style.BAD)
         written = False

@@ -1,8 +1,9 @@
 """Text into Nodes and Jobs.
 
-``nodes`` reads the NODE grammar, ``listing`` knows what slots it comes to, ``follow`` sees node files change, ``jobs``
-reads the streams of job lines, ``pushes`` looks at what is to be copied. What cannot be used is a BadInput of one line
-that begins with where it stands: ``FILE:LINE`` or the flag.
+``nodes`` reads the NODE grammar, ``listing`` knows what slots it comes to, ``follow`` sees node files change. ``jobs``
+reads the streams of job lines, ``templates`` what a line stands for. ``submit`` reads submit files: ``condor`` is their
+language, ``words`` their quoting, ``after`` who waits for whom. ``pushes`` looks at what is to be copied. What cannot
+be used is a BadInput of one line that begins with where it stands: ``FILE:LINE`` or the flag.
 """
 
 from __future__ import annotations
@@ -13,6 +14,18 @@ def label(path: str) -> str:
     if path == "-":
         return "stdin"
     return path if path.isprintable() else ascii(path)
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_seconds(text: str) -> float | None:
+    """Seconds from ``90``, ``90s``, ``10m``, ``2h`` or ``1d``; None for what is no duration."""
+    digits, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS else (text, "s")
+    if not digits.isascii() or not digits.replace(".", "", 1).isdigit():
+        return None
+    seconds = float(digits) * _SECONDS[unit]
+    return seconds if 0 < seconds < 1e9 else None
 
 
 def reason(error: OSError) -> str:

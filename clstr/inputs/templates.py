@@ -99,6 +99,11 @@ class Templates:
             if key not in self._named:
                 raise BadInput(f"--matrix {key}: no job names {{{key}}} (write it into the command, or drop the key)")
 
+    def hidden(self) -> tuple[tuple[str, str], ...]:
+        """The values of variables as text, each with its ``{NAME}``; the longest first, since one may hold another."""
+        texts = [(value.decode("utf-8", "replace"), f"{{{name}}}") for name, value in self.variables.items() if value]
+        return tuple(sorted(texts, key=lambda pair: -len(pair[0])))
+
     def _pieces(self, command: bytes) -> list[Piece]:
         """The command in literal parts and the names that are defined."""
         pieces: list[Piece] = []

@@ -14,11 +14,11 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from clstr.model import BadInput, Evicted, Fact, Failed, Job, News, Node, Pardoned, Paroled
+from clstr.model import NO_TERMS, BadInput, Evicted, Fact, Failed, Held, Job, News, Node, Pardoned, Paroled
 
 
 class Leftovers:
-    """An observer: remembers the nodes that were evicted and, with ``jobs``, the jobs that failed."""
+    """An observer: remembers the nodes that were evicted and, with ``jobs``, the jobs that failed or were held."""
 
     def __init__(self, jobs: bool = True) -> None:
         self._jobs = jobs
@@ -28,7 +28,7 @@ class Leftovers:
     def saw(self, when: float, event: Fact | News) -> None:
         """Remember what the end must write."""
         match event:
-            case Failed(job) if self._jobs:
+            case (Failed(job) | Held(job)) if self._jobs:
                 self.failed.append(job)
             case Evicted(node, why):
                 self.evicted[node] = why
@@ -78,10 +78,18 @@ class JobFile:
     def __init__(self, file: BinaryIO, null: bool) -> None:
         self._file = file
         self._null = null
+        self.left_out = 0
+        """Jobs that would have been comments, of which there are none between NULs."""
 
     def write(self, jobs: Iterable[Job]) -> None:
         """Add the jobs. Raises OSError."""
-        self._file.writelines(job.command + b"\0" if self._null else _line(job) for job in jobs)
+        for job in jobs:
+            if not self._null:
+                self._file.write(_line(job))
+            elif _needs_its_file(job):
+                self.left_out += 1
+            else:
+                self._file.write(job.command + b"\0")
 
     def remark(self, text: str) -> None:
         """Add a comment; there are none between NULs. Raises OSError."""
@@ -99,7 +107,15 @@ def unfinished(path: str, null: bool) -> Iterator[JobFile]:
 def _line(job: Job) -> bytes:
     if job.pin is not None:
         return as_comment(b"%s: %s" % (job.pin.text.encode("utf-8", "surrogateescape"), job.command))
+    if _needs_its_file(job):
+        name = b"" if job.name is None else b"%s: " % job.name.encode()
+        return as_comment(name + job.command)
     return job_line(job.command)
+
+
+def _needs_its_file(job: Job) -> bool:
+    """Does its submit file say more of the job than a line can? Then that is what runs it again."""
+    return job.name is not None or job.terms != NO_TERMS
 
 
 def job_line(command: bytes) -> bytes:

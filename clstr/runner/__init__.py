@@ -6,6 +6,6 @@ its first job; ``attempt`` watches one job's time and silence; ``outage`` decide
 
 from clstr.runner.attempt import Conditions
 from clstr.runner.orders import JobSource, Runner
-from clstr.runner.prepare import Preparation, Processors, Push, Steps
+from clstr.runner.prepare import Preparation, Processors, Push, Setup, Steps
 
-__all__ = ["Conditions", "JobSource", "Preparation", "Processors", "Push", "Runner", "Steps"]
+__all__ = ["Conditions", "JobSource", "Preparation", "Processors", "Push", "Runner", "Setup", "Steps"]

@@ -19,7 +19,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, assert_never
 
@@ -66,7 +66,7 @@ from clstr.model import (
 )
 from clstr.runner.attempt import Conditions, Run
 from clstr.runner.outage import Outage
-from clstr.runner.prepare import Preparation
+from clstr.runner.prepare import Preparation, sent
 from clstr.scheduler import Scheduler
 from clstr.transport import (
     CannotConnect,
@@ -160,7 +160,7 @@ class Runner:
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[Finished] = self._loop.create_future()
         self._quiet_timer: asyncio.TimerHandle | None = None
-        self._given = 0  # the last job that the scheduler got
+        self._given = 0  # how many jobs the scheduler got
         self.bad_input: BadInput | None = None
         """What was found wrong in the stream of jobs, if anything."""
         self.record_lost = False
@@ -168,13 +168,19 @@ class Runner:
         self.unheard: list[Job] = []
         """Jobs that came when the run was over already."""
 
-    async def run(self, slots: Sequence[Slot]) -> Finished:
+    async def run(self, slots: Sequence[Slot], submitted: Sequence[Job] = ()) -> Finished:
         """Run until the scheduler says that it is over; the source is left open.
+
+        The ``submitted`` jobs are those of submit files, which the source counts as seen.
 
         Raises what is a bug of clstr, and nothing else.
         """
         self._source.start(self._loop)
         try:
+            if submitted:
+                self._given = len(submitted)
+                self._take(self._scheduler.submitted(submitted, self._done_before(submitted)))
+                self.notice_the_end()
             self._take(self._scheduler.nodes(slots))
             return await self._over
         finally:
@@ -311,12 +317,16 @@ class Runner:
             self._take(self._scheduler.exhausted())
 
     def _jobs(self, batch: list[Job]) -> None:
-        self._given = batch[-1].id
+        self._given += len(batch)
         if self._scheduler.finished is not None:
             self.unheard = batch
             return
-        self._take(self._scheduler.jobs(batch, () if self._gate is None else self._gate.done(batch)))
+        self._take(self._scheduler.jobs(batch, self._done_before(batch)))
         self.notice_the_end()
+
+    def _done_before(self, jobs: Sequence[Job]) -> Collection[int]:
+        """The ids of those that were done before this run."""
+        return () if self._gate is None else self._gate.done(jobs)
 
     def _say_quiet(self) -> None:
         self._take(self._scheduler.quiet())
@@ -495,7 +505,8 @@ class Runner:
             ("CLSTR_JOB", str(attempt.job.id)),
             ("CLSTR_ATTEMPT", str(attempt.number)),
         )
-        return Command(attempt.job.command, environment, self._conditions.directory)
+        job, node = attempt.job, attempt.slot.node
+        return Command(sent(job.command, job.parts, node), environment, self._conditions.directory)
 
     def _begun(self, run: Run) -> None:
         line = self._lines[run.attempt.slot.node]

@@ -8,12 +8,13 @@ the login shell starts, since the jobs' ``--chdir`` may be what it makes.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from clstr.model import Exited, Flow, Node, in_words, name_of
+from clstr.model import Exited, Flow, Machine, Node, Parts, in_words, name_of
 from clstr.transport import CannotConnect, Command, Connection, NoChannel, PushFailed, within
 
 LONGEST_LINE = 4096
@@ -34,11 +35,29 @@ class Push:
 
 
 @dataclass(frozen=True, slots=True)
+class Setup:
+    """A setup command, as ``Job`` has one: what is shown, and what is sent where that is not the same."""
+
+    command: bytes
+    parts: Parts | None = field(default=None, repr=False)
+    hidden: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Values that may not be shown of what it prints, each with what is shown instead."""
+
+
+def sent(command: bytes, parts: Parts | None, node: Node) -> bytes:
+    """What the node gets of a command."""
+    if parts is None:
+        return command
+    name = os.fsencode(node.text)
+    return b"".join(name if isinstance(part, Machine) else part for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
 class Steps:
     """What to do on each node, in this order; ``timeout`` (seconds) is for all of it together."""
 
     pushes: tuple[Push, ...] = ()
-    setup: tuple[bytes, ...] = ()
+    setup: tuple[Setup, ...] = ()
     timeout: float = 600.0
 
 
@@ -91,10 +110,10 @@ class Preparation:
                 await connection.push(push.local, push.remote)
             except PushFailed as error:
                 raise CannotConnect(f"{step.name}: {error}") from None
-        for line in self._steps.setup:
-            step.name = f"setup {_shown(line)}"
-            ear = _Ear(lambda text: self._say(f"{name_of(node)}: setup: {text}"))
-            await self._command(node, connection, line, step, ear)
+        for setup in self._steps.setup:
+            step.name = f"setup {_shown(setup.command)}"
+            ear = _Ear(lambda text: self._say(f"{name_of(node)}: setup: {text}"), hidden=setup.hidden)
+            await self._command(node, connection, sent(setup.command, setup.parts, node), step, ear)
 
     async def _count(self, node: Node, connection: Connection, step: _Step) -> int:
         """How many processors the node has: 1, with a warning where it matters, if it does not tell."""
@@ -139,8 +158,11 @@ class _Step:
 class _Ear:
     """A sink that passes on whole lines that are not blank, and remembers the last."""
 
-    def __init__(self, say: Callable[[str], None], stderr: bool = True) -> None:
+    def __init__(
+        self, say: Callable[[str], None], stderr: bool = True, hidden: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         self._say = say
+        self._hidden = hidden
         self._tails = {"stdout": b"", "stderr": b""}
         self._hears_stderr = stderr
         self.last = ""
@@ -167,6 +189,8 @@ class _Ear:
 
     def _line(self, line: bytes) -> None:
         text = line[-LONGEST_LINE:].decode("utf-8", "replace").strip()
+        for value, name in self._hidden:
+            text = text.replace(value, name)
         if text:
             self.last = text
             self._say(text)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from clstr.model import Exited, Node, Outcome, Sink
-from clstr.runner import Preparation, Push, Steps
+from clstr.model import Exited, Machine, Node, Outcome, Sink
+from clstr.runner import Preparation, Push, Setup, Steps
 from clstr.transport import CannotConnect, Command, PushFailed
 
 N1 = Node("n1", "n1")
@@ -94,7 +94,7 @@ class Bench:
 
 
 def steps(setup: Sequence[bytes] = (), push: Sequence[str] = (), timeout: float = 600) -> Steps:
-    return Steps(tuple(Push(Path(name), "there") for name in push), tuple(setup), timeout)
+    return Steps(tuple(Push(Path(name), "there") for name in push), tuple(map(Setup, setup)), timeout)
 
 
 def test_pushes_come_before_setup_each_in_order_and_once_a_node() -> None:
@@ -157,3 +157,11 @@ def test_a_node_that_does_not_tell_has_one_and_a_warning(answer: bytes) -> None:
     assert bench.prepare(Connection({b"nproc; exit 0": (answer, Exited(0))})) == 0
     assert bench.processors.heard == [1]
     assert bench.warned == ["n1: slots=auto: no nproc there, so it is 1 slot (write slots=N)"]
+
+
+def test_a_setup_is_shown_as_it_was_written_and_sent_with_what_it_stands_for() -> None:
+    setup = Setup(b"{KEY} {MACHINE}", (b"s3cret ", Machine.MACHINE), (("s3cret", "{KEY}"),))
+    node = Connection({b"s3cret n1": (b"no s3cret\n", Exited(3))})
+    bench = Bench(Steps((), (setup,), 600))
+    assert bench.fails(node) == "setup '{KEY} {MACHINE}': exit 3: no {KEY}"
+    assert bench.said == ["n1: setup: no {KEY}"]

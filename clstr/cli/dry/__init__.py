@@ -81,7 +81,7 @@ def _form(plan: Plan) -> Form:
         return SubmitFile(plan.flags)
     from clstr.cli.dry.slurm import ArrayScript
 
-    return ArrayScript(plan.flags, {})
+    return ArrayScript(plan.flags, plan.work.tokens)
 
 
 async def _fill(form: Form, jobs: AsyncIterator[tuple[list[Job], Collection[int]]], output: _Output) -> None:
@@ -97,9 +97,16 @@ async def _fill(form: Form, jobs: AsyncIterator[tuple[list[Job], Collection[int]
 
 async def _jobs(plan: Plan) -> AsyncIterator[tuple[list[Job], Collection[int]]]:
     """All jobs in the order of their ids, and of each batch the ids of those that were done before."""
-    gate = plan.records.gate
+    gate, submitted = plan.records.gate, plan.work.submitted
+    # The gate is asked in the order in which a run asks it.
+    done = gate.done(submitted) if gate is not None else ()
     while batch := await plan.source.next(BATCH):
+        if submitted and batch[0].id > submitted[0].id:
+            yield submitted, done
+            submitted = []
         yield batch, gate.done(batch) if gate is not None else ()
+    if submitted:
+        yield submitted, done
 
 
 class _Output:
