@@ -92,7 +92,16 @@ class RunDir:
 
     def done(self, jobs: Sequence[Job]) -> Collection[int]:
         """The gate: those that have ``.done``."""
-        return [job.id for job in jobs if os.path.exists(f"{self._base(job)}.done")]
+        return [job.id for job in jobs if self._is_done(self._base(job))]
+
+    def _is_done(self, base: str) -> bool:
+        if not os.path.exists(f"{base}.done"):
+            return False
+        if os.path.exists(f"{base}.lock"):  # a crash came between the two, and nobody will enter here again
+            with contextlib.suppress(OSError):
+                if locks.take(f"{base}.lock", self._me)[0] is None:
+                    locks.release(f"{base}.lock")
+        return True
 
     def enter(self, attempt: Attempt) -> Found | Refused | None:
         """The door: takes the job's lock, and makes its files ready."""

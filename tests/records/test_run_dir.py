@@ -196,6 +196,16 @@ def test_a_lock_that_cannot_be_judged_from_here_stands(content: str, run: RunDir
     assert files(path) == {"job1.lock"}
 
 
+def test_a_stale_lock_beside_done_is_removed_and_one_that_is_held_stands(path: Path) -> None:
+    run, me = opened(path), locks.this_process()
+    (path / "job1.done").touch()
+    (path / "job2.done").touch()
+    (path / "job1.lock").write_bytes(locks.Holder(me.host, a_dead_process(), "long-ago").line)
+    (path / "job2.lock").write_bytes(me.line)
+    assert run.done([job(1), job(2)]) == [1, 2]
+    assert files(path) == {"job1.done", "job2.done", "job2.lock"}
+
+
 TAKER = """
 import sys
 from clstr.records import locks
