@@ -194,6 +194,8 @@ def _check_combinations(flags: argparse.Namespace) -> None:
         ):
             if given:
                 raise BadInput(f"--ssh does not go with {flag} (give the client its own options in COMMAND)")
+        if flags.results is not None:
+            raise BadInput("--ssh does not go with --results, which needs SFTP (let jobs put their results in place)")
         if flags.push:
             raise BadInput("--ssh does not go with --push, which needs SFTP (let a --setup command fetch the files)")
     if [*flags.node_file, *flags.job_file, *flags.exclude_file, *flags.submit].count("-") > 1:

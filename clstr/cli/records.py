@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clstr.records.events import Events
     from clstr.records.joblog import Joblog
     from clstr.records.names import Names
+    from clstr.records.results import Results
     from clstr.records.run_dir import RunDir
     from clstr.records.table import Table
     from clstr.records.trace import Trace
@@ -34,6 +35,7 @@ class Records:
         self.names: Names | None = None
         self.joblog: Joblog | None = None
         self.run_dir: RunDir | None = None
+        self.results: Results | None = None
         self.table: Table | None = None
         self.events: Events | None = None
         self.trace: Trace | None = None
@@ -47,6 +49,8 @@ class Records:
             self._open_joblog(flags.joblog)
         if flags.run_dir is not None:
             self._open_run_dir(flags.run_dir)
+        if flags.results is not None:
+            self._open_results(flags.results, flags.results_limit)
         if flags.csv is not None:
             from clstr.records.table import Table
 
@@ -91,6 +95,12 @@ class Records:
         self.run_dir = RunDir(path, self.names.of, _script(self._flags), lambda text: self._warn(text))
         self._gates.append(self.run_dir)
 
+    def _open_results(self, path: str, limit: int) -> None:
+        from clstr.records.results import Results
+
+        assert self.names is not None
+        self.results = Results(path, limit, self.names.of)
+
     def _place_of(self, job: Job, result: bytes) -> str:
         assert self.names is not None
         return os.path.join(self._flags.results, self.names.of(job), os.fsdecode(os.path.basename(result.rstrip(b"/"))))
@@ -113,7 +123,9 @@ class Records:
         """The sink, with those of the records before it."""
         if self.joblog is not None:
             sink = self.joblog.sink(attempt, sink)
-        return sink if self.run_dir is None else self.run_dir.sink(attempt, sink)
+        if self.run_dir is not None:
+            sink = self.run_dir.sink(attempt, sink)
+        return sink if self.results is None else self.results.sink(attempt, sink)
 
     def begin(self, warn: Callable[[str], None], counters: Callable[[], tuple[int, int]]) -> None:
         """Make the files ready for this run. Raises BadInput where that cannot be done."""
@@ -155,7 +167,7 @@ class Records:
 
     def close(self) -> None:
         """Let others have the files."""
-        for record in (self.run_dir, self.joblog, self.table, self.events, self.trace):
+        for record in (self.run_dir, self.joblog, self.results, self.table, self.events, self.trace):
             if record is not None:
                 record.close()
 

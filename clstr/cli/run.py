@@ -84,6 +84,7 @@ async def run(plan: Plan) -> int:
             gate=records.gate,
             door=records.door,
             records=[*records.records, output],
+            results=records.results,
         )
         for line in plan.work.warnings:
             console.message(line)

@@ -9,7 +9,7 @@ Rules:
 
 - It is made of ``Job.command``, in which ``--var`` values do not stand: no NAME holds a secret.
 - It holds letters, digits and ``_.@:+=,[]-`` only, does not begin with a full stop and has 200 bytes at most, so it is
-  one file's name, in a shell too. A ``+Name`` that is none is refused before the run (``check_name``).
+  one file's name, in a shell too. A ``+Name`` that is none was refused when its submit file was read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import hashlib
 import re
 from collections.abc import Collection, Sequence
 
-from clstr.model import BadInput, Done, Fact, Failed, Held, Job, News
+from clstr.model import Done, Fact, Failed, Held, Job, News
 
 LONGEST = 200
 """Bytes of a NAME; what is put behind it (``.status``) and a file system's 255 leave no more."""
@@ -31,20 +31,6 @@ _NODE = 120
 
 _STRANGE = re.compile(r"[^A-Za-z0-9_.@:+=,\[\]-]+")
 _NOT_IN_SLUG = re.compile(rb"[^A-Za-z0-9._]+")
-
-
-def check_name(job: Job) -> None:
-    """Raise BadInput where the job's ``+Name`` cannot be a file's name."""
-    name = job.name
-    if name is None:
-        return
-    if len(name) > LONGEST:
-        raise BadInput(f"{job.origin}: +Name {name[:20]}... is too long to name files (use {LONGEST} bytes at most)")
-    if name.startswith(".") or _STRANGE.search(name) or not name:
-        raise BadInput(
-            f"{job.origin}: +Name {name!r} cannot name files (use letters, digits and _.@:+=,[]- and begin with "
-            "no full stop)"
-        )
 
 
 class Names:

@@ -23,8 +23,8 @@ DEAF = 2.0
 class Conditions:
     """What every job runs under."""
 
-    directory: bytes | None = None
-    timeout: float | None = None  # seconds from the job's beginning
+    directory: bytes | None = None  # where the job names none
+    timeout: float | None = None  # seconds from the job's beginning, where the job has no limit of its own
     stall_timeout: float | None = None  # seconds without output
     max_connecting: int = 64  # dials at once, those not counted whose node is connected and being prepared
     ahead: bool = True  # is it worth opening a slot's next session while it runs a job?
@@ -97,7 +97,8 @@ class Run:
     def begun(self, flow: Flow) -> None:
         self._on_begun(self)
         self._flow = flow
-        timeout, stall_timeout = self._conditions.timeout, self._conditions.stall_timeout
+        timeout, stall_timeout = self.attempt.job.terms.timeout, self._conditions.stall_timeout
+        timeout = self._conditions.timeout if timeout is None else timeout
         if timeout is not None:
             self._clocks["timeout"] = Clock(timeout, lambda: self.kill(TimedOut(timeout)))
         if stall_timeout is not None:

@@ -9,7 +9,8 @@ kill that needs a second blow - is known here only; the scheduler never hears of
     Dial -> _connect   connected(node) | unreachable(node)
     Start -> _attempt  [started] ended(attempt, outcome), and then, if the connection is gone, lost(node), or
                        unreachable(node) if it never ran a job
-    Kill -> kill       the attempt's ended
+    Copy -> _copy      copied(attempt, outcome), before its node's lost
+    Kill -> kill       the attempt's ended, or copied
     Close -> _close    nothing
 """
 
@@ -65,6 +66,7 @@ from clstr.model import (
     Want,
 )
 from clstr.runner.attempt import Conditions, Run
+from clstr.runner.copies import AT_ONCE, Copying, NoResults, Results, copy
 from clstr.runner.outage import Outage
 from clstr.runner.prepare import Preparation, sent
 from clstr.scheduler import Scheduler
@@ -72,8 +74,10 @@ from clstr.transport import (
     CannotConnect,
     Command,
     Connection,
+    Input,
     NoChannel,
     Transport,
+    in_thread,
 )
 
 T = TypeVar("T")
@@ -112,6 +116,8 @@ class _Line:
     node: Node
     connection: Connection
     runs: dict[int, Run] = field(default_factory=dict)  # by slot number
+    copies: dict[Attempt, Copying] = field(default_factory=dict)
+    turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))  # of copies
     spares: deque[asyncio.Task[Any]] = field(default_factory=deque)
     proved: bool = False  # a job has begun on it
     broken: str | None = None  # why it must be given up, once nothing runs there
@@ -135,6 +141,7 @@ class Runner:
         gate: Gate | None = None,
         door: Door | None = None,
         records: Iterable[Observer] = (),
+        results: Results | None = None,
     ) -> None:
         """``observers`` are views: one that fails is done without. ``records`` hear of everything before them, and the
         run goes on only while they can be written: one that raises OSError drains it.
@@ -150,6 +157,7 @@ class Runner:
         self._gate = gate
         self._door = door
         self._records = list(records)
+        self._results = results or NoResults()
         self._queue: deque[Event] = deque()
         self._lines: dict[Node, _Line] = {}
         self._dials: dict[Node, asyncio.Task[None]] = {}
@@ -240,10 +248,10 @@ class Runner:
                 self._dials[node] = self._spawn(self._connect(node))
             case Start(attempt):
                 self._start(attempt)
-            case Copy():
-                raise NotImplementedError
+            case Copy(attempt, results):
+                self._copy(attempt, results)
             case Kill(attempt):
-                self._lines[attempt.slot.node].runs[attempt.slot.number].kill(Stopped())
+                self._kill(attempt)
             case Close(node):
                 self._close(node)
             case Finished():
@@ -385,7 +393,7 @@ class Runner:
         self._outage.heard_of(line.node)
         if line.broken is None:
             line.broken = lost.result()
-        if not line.runs:
+        if not line.runs and not line.copies:
             self._spawn(self._give_up(line))
 
     async def _is_ours(self, line: _Line) -> bool:
@@ -395,10 +403,10 @@ class Runner:
         return await asyncio.shield(line.ours)
 
     async def _give_up(self, line: _Line) -> None:
-        """Report a broken connection, once everything that ran on it has ended."""
+        """Report a broken connection, once everything that was under way on it has ended."""
         was_lost = _was_lost(line)
         ours = was_lost and await self._is_ours(line)
-        if line.broken is None or line.runs or self._lines.get(line.node) is not line:
+        if line.broken is None or line.runs or line.copies or self._lines.get(line.node) is not line:
             return
         del self._lines[line.node]
         self._hang_up(line)
@@ -442,7 +450,7 @@ class Runner:
         run.task = asyncio.current_task()
         outcome: Outcome
         try:
-            outcome = run.verdict or self._bar(run) or await self._run_on_a_channel(run, line)
+            outcome = run.verdict or self._bar(run) or await self._run_with_input(run, line)
             run.over()
             if run.verdict is None and isinstance(outcome, (Lost, NotStarted)):
                 outcome = await self._break(line, outcome)
@@ -450,8 +458,11 @@ class Runner:
             if run.verdict is None:
                 raise
         outcome = run.verdict or outcome
+        named = self._results.named(attempt)
         if isinstance(outcome, Exited):
             self._outage.survived()
+            if outcome.status == 0:
+                outcome = Exited(0, named)
         del line.runs[attempt.slot.number]
         self._began.pop(attempt, None)
         self._tell(Ended(attempt, outcome))
@@ -461,12 +472,22 @@ class Runner:
     def _bar(self, run: Run) -> Found | Refused | None:
         """Why the attempt may not begin on this machine, if so; else it has got its sink."""
         try:
+            for name, value in run.attempt.job.terms.environment:
+                if b"\n" in value or b"\0" in value:
+                    return Refused(f"environment: the value of {name} holds a newline or NUL, which no node takes")
             barred = None if self._door is None else self._door.enter(run.attempt)
             if barred is None:
                 run.sink = self._sink_of(run.attempt)
             return barred
         except OSError as error:
             return Refused(f"{error.filename}: {error.strerror}")
+
+    def _kill(self, attempt: Attempt) -> None:
+        line = self._lines[attempt.slot.node]
+        if (copying := line.copies.get(attempt)) is not None:
+            copying.stop()
+        else:
+            line.runs[attempt.slot.number].kill(Stopped())
 
     async def _break(self, line: _Line, outcome: Lost | NotStarted) -> Lost | NotStarted:
         """The line is no good any more; of a job that was lost with it, find out whose fault that is."""
@@ -475,13 +496,27 @@ class Runner:
         if isinstance(outcome, NotStarted):
             return outcome
         ours = _was_lost(line) and await self._is_ours(line)
-        if line.connection.lasting:
+        if line.connection.lasting and not line.copies:
             line.connection.close()  # the other jobs there are as good as lost; clients of their own are not
         return Lost(outcome.why, ours)
 
-    async def _run_on_a_channel(self, run: Run, line: _Line) -> Outcome:
+    async def _run_with_input(self, run: Run, line: _Line) -> Outcome:
+        """Run the attempt, its input open meanwhile if it has one."""
+        path = run.attempt.job.terms.input
+        if path is None:
+            return await self._run_on_a_channel(run, line, None)
+        try:
+            source = await in_thread(Input, path)
+        except OSError as error:
+            return Refused(f"{path}: {error.strerror}")
+        try:
+            return await self._run_on_a_channel(run, line, source)
+        finally:
+            source.close()
+
+    async def _run_on_a_channel(self, run: Run, line: _Line, source: Input | None) -> Outcome:
         """Run the attempt in a session opened ahead, or in a new one when that turns out to be dead."""
-        command = self._command(run.attempt)
+        command = self._command(run.attempt, source)
         while line.spares:
             run.channel, spare = None, line.spares.popleft()
             try:
@@ -498,15 +533,19 @@ class Runner:
             return NotStarted(str(error))
         return await run.channel.run(command, run)
 
-    def _command(self, attempt: Attempt) -> Command:
-        environment = (
-            ("CLSTR_NODE", attempt.slot.node.text),
+    def _command(self, attempt: Attempt, source: Input | None) -> Command:
+        job, node = attempt.job, attempt.slot.node
+        environment: tuple[tuple[str, str | bytes], ...] = (
+            *job.terms.environment,
+            ("CLSTR_NODE", node.text),
             ("CLSTR_SLOT", str(attempt.slot.number)),
-            ("CLSTR_JOB", str(attempt.job.id)),
+            ("CLSTR_JOB", str(job.id)),
             ("CLSTR_ATTEMPT", str(attempt.number)),
         )
-        job, node = attempt.job, attempt.slot.node
-        return Command(sent(job.command, job.parts, node), environment, self._conditions.directory)
+        return Command(sent(job.command, job.parts, node), environment, self._directory(job), source)
+
+    def _directory(self, job: Job) -> bytes | None:
+        return self._conditions.directory if job.terms.directory is None else job.terms.directory
 
     def _begun(self, run: Run) -> None:
         line = self._lines[run.attempt.slot.node]
@@ -524,6 +563,30 @@ class Runner:
             if spare is not None:
                 spare.add_done_callback(lambda done: done.cancelled() or done.exception())
                 line.spares.append(spare)
+
+
+    # --- copies --------------------------------------------------------------------------------------------
+
+    def _copy(self, attempt: Attempt, results: tuple[bytes, ...]) -> None:
+        line = self._lines[attempt.slot.node]
+        copying = line.copies[attempt] = Copying()
+        self._spawn(self._copying(copying, attempt, results, line))
+
+    async def _copying(self, copying: Copying, attempt: Attempt, results: tuple[bytes, ...], line: _Line) -> None:
+        copying.task = asyncio.current_task()
+        outcome: Outcome = Stopped()
+        try:
+            if not copying.stopped:
+                async with line.turn:
+                    directory = self._directory(attempt.job)
+                    connection = line.connection
+                    outcome = await copy(attempt, results, directory, connection, self._results, self._warn)
+        except asyncio.CancelledError:
+            if not copying.stopped:
+                raise
+        del line.copies[attempt]
+        self._take(self._scheduler.copied(attempt, outcome))
+        await self._give_up(line)
 
 
 def _was_lost(line: _Line) -> bool:

@@ -9,12 +9,14 @@ on the connection, ahead of its use, which hides the round trips of opening it. 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from clstr.model import Node, Outcome, Sink, UnknownKey
 from clstr.transport.input import CannotRead, Input
+from clstr.transport.landing import FetchFailed, Landing, shown
 from clstr.transport.patience import LATE, in_thread, within
 
 __all__ = [
@@ -28,11 +30,14 @@ __all__ = [
     "Channel",
     "Command",
     "Connection",
+    "FetchFailed",
     "Input",
+    "Landing",
     "NoChannel",
     "PushFailed",
     "Transport",
     "in_thread",
+    "shown",
     "within",
 ]
 
@@ -124,6 +129,12 @@ class Connection(Protocol):
 
         ``remote`` is relative to the login directory; where it is a directory, the copy goes into it under its own
         name, and so does one with an empty ``remote``. Raises PushFailed.
+        """
+
+    async def fetch(self, names: Sequence[bytes], directory: bytes | None, landing: Landing) -> None:
+        """Copy the results that a job named, which ran in ``directory``, to where they land (``landing.collect``).
+
+        Raises FetchFailed, and OSError for what this machine cannot do.
         """
 
     def close(self) -> None:

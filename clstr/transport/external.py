@@ -30,12 +30,12 @@ import os
 import shlex
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clstr.model import BadInput, Exited, Killed, Lost, Node, NotStarted, Outcome
-from clstr.transport import CONNECT_TIMEOUT, KILL_GRACE, Command, NoChannel, PushFailed
+from clstr.transport import CONNECT_TIMEOUT, KILL_GRACE, Command, FetchFailed, Landing, NoChannel, PushFailed
 from clstr.transport.leash import WRAPPER, bare
 from clstr.transport.process import ProcessChannel, signal_name
 from clstr.transport.words import last_line
@@ -184,6 +184,10 @@ class ExternalConnection:
     async def push(self, local: Path, remote: str) -> None:
         """A client for a command cannot; the command line refuses it."""
         raise PushFailed("an external client copies no files (let a setup command fetch them)")
+
+    async def fetch(self, names: Sequence[bytes], directory: bytes | None, landing: Landing) -> None:
+        """Nor can it bring files; the command line refuses that too."""
+        raise FetchFailed("an external client copies no files")
 
     def close(self) -> None:
         """Drop the running jobs' channels and the spares."""

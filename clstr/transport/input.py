@@ -7,6 +7,7 @@ that has become shorter is an error.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 
@@ -26,9 +27,10 @@ class Input:
     def __init__(self, path: str) -> None:
         """Open it; must not be called on the loop's thread. Raises OSError."""
         self.path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # no waiting for the writer of a FIFO
+        # No waiting for the writer of a FIFO; and a file object, which closes itself if nobody waits for it any more.
+        self._file = io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
         try:
-            found = os.fstat(self._fd)
+            found = os.fstat(self._file.fileno())
             if not stat.S_ISREG(found.st_mode) and not os.path.samestat(found, os.stat(os.devnull)):
                 raise OSError(0, "is not a regular file", path)
         except BaseException:
@@ -39,7 +41,7 @@ class Input:
     async def read(self, offset: int) -> bytes:
         """The next piece, at least one byte; to be asked below ``size`` only. Raises CannotRead."""
         try:
-            data = await in_thread(os.pread, self._fd, min(PIECE, self.size - offset), offset)
+            data = await in_thread(os.pread, self._file.fileno(), min(PIECE, self.size - offset), offset)
         except OSError as error:
             raise CannotRead(f"{self.path}: {error.strerror}") from None
         if not data:
@@ -48,4 +50,4 @@ class Input:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        self._file.close()

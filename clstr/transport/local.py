@@ -7,13 +7,21 @@ has the rules.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import shutil
+import stat
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 
 from clstr.model import Exited, Killed, Node, NotStarted, Outcome
-from clstr.transport import Command, PushFailed, in_thread
+from clstr.transport import Command, FetchFailed, Landing, PushFailed, in_thread, shown
+from clstr.transport.landing import Found, Kind, collect
 from clstr.transport.leash import WRAPPER
 from clstr.transport.process import ProcessChannel, signal_name
+
+_PIECE = 1024 * 1024
+"""Bytes of a result that are read at a time."""
 
 SHELL = "/bin/sh"
 """What runs the jobs of this machine."""
@@ -49,6 +57,10 @@ class LocalConnection:
         """Copy here; a file that is in its place already stays as it is."""
         await in_thread(_copy, local, remote)
 
+    async def fetch(self, names: Sequence[bytes], directory: bytes | None, landing: Landing) -> None:
+        """Copy from this machine to this machine."""
+        await collect(LocalTree(), names, landing, home=os.fsencode(Path.home()), directory=directory)
+
     async def answers(self) -> bool:
         """This machine always does."""
         return True
@@ -81,6 +93,50 @@ def _copy(local: Path, remote: str) -> None:
         raise PushFailed(f"{source}: {why}") from None
     except OSError as error:
         raise PushFailed(f"{error.filename or target}: {error.strerror or error}") from None
+
+
+class LocalTree:
+    """The files of this machine. Its methods raise FetchFailed."""
+
+    async def look(self, path: bytes) -> Found | None:
+        with _about(path):
+            return await in_thread(_look, path)
+
+    async def list(self, path: bytes) -> AsyncGenerator[tuple[bytes, Found], None]:
+        with _about(path):
+            names = await in_thread(os.listdir, path)
+        for name in names:
+            found = await self.look(os.path.join(path, name))
+            if found is not None:  # else it is gone since
+                yield name, found
+
+    async def read(self, path: bytes) -> AsyncGenerator[bytes, None]:
+        with _about(path):
+            fd = await in_thread(os.open, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            with _about(path):
+                while data := await in_thread(os.read, fd, _PIECE):
+                    yield data
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def _about(path: bytes) -> Iterator[None]:
+    """An OSError is that of the job's side, not of where its results go."""
+    try:
+        yield
+    except OSError as error:
+        raise FetchFailed(f"{shown(path)}: {error.strerror}") from None
+
+
+def _look(path: bytes) -> Found | None:
+    try:
+        found = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    kind = Kind.DIRECTORY if stat.S_ISDIR(found.st_mode) else Kind.FILE if stat.S_ISREG(found.st_mode) else Kind.OTHER
+    return Found(kind, bool(found.st_mode & 0o111), (found.st_atime, found.st_mtime))
 
 
 class LocalChannel(ProcessChannel):

@@ -22,10 +22,10 @@ import asyncio
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import asyncssh
 
@@ -36,15 +36,21 @@ from clstr.transport import (
     CannotConnect,
     CannotRead,
     Command,
+    FetchFailed,
     Input,
+    Landing,
     NoChannel,
     PushFailed,
     leash,
 )
+from clstr.transport.landing import collect
 from clstr.transport.patience import within
 from clstr.transport.ssh_config import HostKeyFlag, Resolver
 from clstr.transport.ssh_dial import WINDOW, Client, Dialer, error_in_words
+from clstr.transport.ssh_fetch import SftpTree
 from clstr.transport.words import last_line
+
+T = TypeVar("T")
 
 SESSIONS = 5
 """Sessions on one connection at most."""
@@ -164,6 +170,10 @@ class SshConnection:
 
     async def channel(self) -> SshChannel:
         """A channel on the first connection with room, or on a further one."""
+        return await self._session(lambda link: SshChannel.open(link, self._with_leash))
+
+    async def _session(self, ask: Callable[[_Link], Awaitable[T]]) -> T:
+        """A session on the first connection with room, or on a further one. Raises NoChannel."""
         while True:
             if self.lost.done() or self._closed:
                 raise NoChannel("the connection is gone")
@@ -174,7 +184,7 @@ class SshConnection:
                     await self._freed.wait()
                 continue
             try:
-                return await self._open(link)
+                return await self._open(link, ask)
             except _Refused as refused:
                 self._refused(link, str(refused))
 
@@ -211,11 +221,11 @@ class SshConnection:
                 raise NoChannel(f"no session free, and no further connection: {error}") from None
         return True
 
-    async def _open(self, link: _Link) -> SshChannel:
+    async def _open(self, link: _Link, ask: Callable[[_Link], Awaitable[T]]) -> T:
         """Open a session on the link. Raises _Refused when the node will have none more on it now."""
         for pause in (*REOPEN_PAUSES, None):
             try:
-                return await SshChannel.open(link, self._with_leash)
+                return await ask(link)
             except _Refused as refused:
                 if await link.is_gone() and not link.dropped:
                     raise NoChannel("the connection is gone") from None
@@ -263,6 +273,26 @@ class SshConnection:
         except Exception as error:
             raise PushFailed(f"SFTP failed: {error_in_words(error)}") from None
 
+    async def fetch(self, names: Sequence[bytes], directory: bytes | None, landing: Landing) -> None:
+        """Copy by SFTP, in a session beside those of the jobs."""
+        try:
+            async with within(ANSWER):
+                link, sftp = await self._session(_open_sftp)
+        except TimeoutError:
+            raise FetchFailed(f"the node opened no session for SFTP within {ANSWER:g} s", again=True) from None
+        except (NoChannel, CannotConnect) as error:
+            raise FetchFailed(str(error), again=True) from None
+        try:
+            await collect(SftpTree(sftp), names, landing, directory=directory)
+        except (FetchFailed, OSError):
+            raise
+        # asyncssh hands on whatever a hostile reply sets off in it.
+        except Exception as error:
+            raise FetchFailed(f"SFTP failed: {error_in_words(error)}") from None
+        finally:
+            sftp.exit()  # and no waiting for it: a server may ignore that
+            link.release()
+
     async def answers(self) -> bool:
         """A session refused is a sign of life; so one is asked for that runs nothing, not even start-up files."""
         if not self._links:
@@ -290,6 +320,26 @@ class SshConnection:
         self.lost.cancel()
         for link in self._links:
             link.connection.close()
+
+
+async def _open_sftp(link: _Link) -> tuple[_Link, asyncssh.SFTPClient]:
+    """A client of a session that counts as one of the link's. Raises _Refused, NoChannel and FetchFailed."""
+    link.take()
+    try:
+        sftp = await link.connection.start_sftp_client()
+    except asyncssh.ChannelOpenError as error:
+        link.release()
+        if error.code == asyncssh.OPEN_REQUEST_SESSION_FAILED:
+            raise FetchFailed(f"no SFTP there: {error_in_words(error)} (sshd_config: Subsystem sftp)") from None
+        raise _Refused(f"the node refuses to open a session: {error_in_words(error)}") from None
+    except (asyncssh.Error, OSError) as error:
+        link.release()
+        raise NoChannel(f"no SFTP there: {error_in_words(error)}") from None
+    except BaseException:
+        link.release()
+        raise
+    link.proved = True
+    return link, sftp
 
 
 def _of_copy(error: asyncssh.SFTPError) -> str:

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from clstr.model import BadInput, Done, Job, Node
-from clstr.records.names import LONGEST, Names, check_name, stem_of
+from clstr.model import Done, Job, Node
+from clstr.records.names import LONGEST, Names, stem_of
 
 
 def names_of(*jobs: Job, batch: int = 100) -> list[str]:
@@ -79,15 +79,3 @@ def test_names_of_ended_jobs_are_forgotten_but_still_counted() -> None:
         names.of(first)
     names.done([second])
     assert names.of(second) == f"{kept}.2"
-
-
-@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "/a", "a\nb", "a b", "a\0", "\u00e4", "n" * 201])
-def test_a_name_that_is_no_files_name_is_refused(name: str) -> None:
-    with pytest.raises(BadInput, match=r"^f\.sub:3: \+Name .*\)$"):
-        check_name(Job(1, b"x", "f.sub:3", name=name))
-
-
-@pytest.mark.parametrize("name", ["trec.test1", "a-b_c", "A", "n" * 200])
-def test_a_name_that_is_one_is_not(name: str) -> None:
-    check_name(Job(1, b"x", "f.sub:3", name=name))
-    check_name(Job(1, b"x"))
