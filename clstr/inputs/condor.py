@@ -61,7 +61,9 @@ class Queued:
     environment: Mapping[str, str] = field(repr=False)
 
     def value(self, key: str) -> str:
-        """What the key has, with all macros expanded; "" where it has nothing."""
+        """What the key has, with all macros expanded; "" where it has nothing. A variable of ``queue`` may be a key."""
+        if key in self.own:
+            return _Macros(self.file, self).expand(self.own[key], self.line)
         setting = self.settings.get(key)
         if setting is None or "$" not in setting.value:
             return "" if setting is None else setting.value
@@ -69,7 +71,7 @@ class Queued:
 
     def origin(self, key: str | None = None) -> str:
         """``FILE:LINE`` of the key, or of the ``queue`` statement."""
-        setting = None if key is None else self.settings.get(key)
+        setting = None if key is None or key in self.own else self.settings.get(key)
         return f"{self.file}:{self.line if setting is None else setting.line}"
 
 

@@ -7,15 +7,21 @@ import random
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clstr.cli.dry.condor import SubmitFile
 from clstr.cli.flags import parser
+from clstr.inputs.submit import Settings, read_submit_files
+from clstr.inputs.templates import Templates
 from clstr.model import BadInput, Job, Terms
 
 htcondor2 = pytest.importorskip("htcondor2", reason="HTCondor's Python bindings are not installed")
+
+
+TOKENS = {"license": 4, "disk": 2}
 
 
 def flags(*words: str) -> argparse.Namespace:
@@ -27,7 +33,7 @@ def job(command: str | bytes, **said: Any) -> Job:
 
 
 def written(*jobs: Job, given: tuple[str, ...] = ()) -> str:
-    form = SubmitFile(flags(*given))
+    form = SubmitFile(flags(*given), TOKENS)
     body = b"".join(map(form.add, jobs)) + form.end()
     return (form.head() + body).decode()
 
@@ -94,8 +100,8 @@ def test_a_whole_file() -> None:
 # for condor_submit, by clstr --dry-run=condor
 # what a job prints is dropped where output and error name no files for it
 # machines of a class must say so: Class = "gpu" and STARTD_ATTRS = $(STARTD_ATTRS) Class in their settings
-# the pool's settings must limit disk: DISK_LIMIT = N
-# the pool's settings must limit license: LICENSE_LIMIT = N
+# the pool's settings must limit disk: DISK_LIMIT = 2
+# the pool's settings must limit license: LICENSE_LIMIT = 4
 transfer_executable = false
 
 executable = ./prepare
@@ -159,6 +165,7 @@ def test_htcondor_reads_what_each_job_was() -> None:
         ("/usr/bin/sim -x 1 '' 'a  b'", ["/usr/bin/sim", "-x", "1", "", "a  b"]),
         ("./sim '$(Process)' '$x'", ["./sim", "$(Process)", "$x"]),
         ("'./a b' c", ["./a b", "c"]),
+        ("./sim \"a  b\" it\\'s'' 'x'y", ["./sim", "a  b", "it's", "xy"]),
     ],
 )
 def test_a_program_with_a_path_and_quoted_words_needs_no_shell(command: str, argv: list[str]) -> None:
@@ -176,6 +183,9 @@ def test_a_program_with_a_path_and_quoted_words_needs_no_shell(command: str, arg
         "A=/b ./sim",
         "./a; ./b",
         "./sim 'a",
+        './sim "$a"',
+        './sim "a!b"',
+        "./sim \\$",
         "./sim # nothing",
         " ./sim",
         "echo \"it's $(date)\" $ENV(x) $$ $5 ${a} \\",
@@ -194,7 +204,7 @@ def test_lines_of_any_letters_come_through_htcondor() -> None:
     lines = [line for line in lines if not re.search(r"\$\$\w*\(", line, re.ASCII)]
     got = commands(written(*map(job, lines)))
     for line, argv in zip(lines, got, strict=True):
-        assert argv == ["/bin/sh", "-c", line] or shlex.join(argv) == line, line
+        assert argv == ["/bin/sh", "-c", line] or argv == shlex.split(line), line
 
 
 @pytest.mark.parametrize(
@@ -212,3 +222,37 @@ def test_lines_of_any_letters_come_through_htcondor() -> None:
 def test_what_the_form_cannot_hold_is_refused(said: Job, words: str) -> None:
     with pytest.raises(BadInput, match=f"^{re.escape(words)}$"):
         written(job("fine"), said)
+
+
+def read_back(text: str, path: Path) -> list[Job]:
+    """What ``--submit`` makes of it."""
+    path.write_text(text)
+    settings = Settings(Templates(), 1 << 20, tokens=TOKENS)
+    jobs, _ = read_submit_files([str(path)], 1, settings, lambda: b"", {})
+    return jobs
+
+
+def said(job: Job) -> tuple[Any, ...]:
+    """All of a job but its place."""
+    return job.command, job.name, job.budget, job.job_class, job.terms
+
+
+def test_submit_reads_back_the_same_jobs(tmp_path: Path) -> None:
+    (tmp_path / "in").touch()
+    jobs = [
+        job("./sim 1", name="sim.1", job_class="gpu", budget=0),
+        job("./sim 2", terms=Terms(directory=b"/d e", input=str(tmp_path / "in"), output="o$(x)", error="e")),
+        job("./sim 3"),
+        job("./sim 4 'a  b' 'it'\\''s' '$(date)' '' '\"' '{X}'"),
+        job("./sim 5", terms=Terms(tokens=(("disk", 1), ("license", 2)), hold=True)),
+        job("'./a b'", budget=3, terms=Terms(environment=(("A", b"$(B) \"c\""), ("D", b"it's")))),
+    ]
+    assert list(map(said, read_back(written(*jobs), tmp_path / "a.sub"))) == list(map(said, jobs))
+
+
+def test_submit_reads_back_lines_of_the_shell(tmp_path: Path) -> None:
+    lines = ["echo a", "echo 'it''s' $(date) | wc", "./a; ./b", "{X} \t\r\x7f é"]
+    once = read_back(written(*map(job, lines)), tmp_path / "a.sub")
+    assert [shlex.split(one.command.decode()) for one in once] == [["/bin/sh", "-c", line] for line in lines]
+    twice = read_back(written(*once), tmp_path / "b.sub")
+    assert list(map(said, twice)) == list(map(said, once))

@@ -25,7 +25,7 @@ def job(command: str = "true", origin: str = "w.sub:3", **said: Any) -> Job:
 
 def form(scheduler: str, *words: str, tokens: Mapping[str, int] | None = None) -> SubmitFile | ArrayScript:
     given = flags(*words, form=scheduler)
-    return SubmitFile(given) if scheduler == "condor" else ArrayScript(given, tokens or {})
+    return SubmitFile(given, tokens or {}) if scheduler == "condor" else ArrayScript(given, tokens or {})
 
 
 def refused(scheduler: str, *jobs: Job, given: tuple[str, ...] = ()) -> str:

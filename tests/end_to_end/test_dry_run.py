@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -166,3 +167,96 @@ def test_records_that_are_not_there_are_not_made(clstr: Run, tmp_path: Path) -> 
     result = clstr("--dry-run", "-j", "true", *records, "--results", "results")
     assert (result.status, result.stdout, result.stderr) == (0, b"# 1 (--job)\ntrue\n", "")
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(("stdout-", "stderr-"))] == []
+
+
+SUBMIT = """\
+executable = ./prep
++Name = "prep"
+queue
+executable = ./sim
++Name = "sim.$(Process)"
++Class = "gpu"
++After = "prep"
+concurrency_limits = license:2
+priority = 5
+queue seed from (
+  1
+  2
+)
+arguments = "--seed $(seed) {I}"
++Name = "sim.{I}"
++After =
++Timeout = "10m"
+initialdir = work
+environment = "A=1 B='x y'"
+output = out.{I}
+hold = True
+queue seed in (3)
+"""
+
+
+def test_all_that_is_said_of_a_job_stands_before_it(clstr: Run, tmp_path: Path) -> None:
+    (tmp_path / "exp.sub").write_text(SUBMIT)
+    flags = ["--matrix", "I=a,b", "--token", "license=4", "--var", "KEY=secret"]
+    jobs = ["-j", "echo {I} {KEY} ${I}", "-J", "-", "-S", "exp.sub"]
+    result = clstr("--dry-run", *flags, *jobs)
+    assert (result.status, result.stderr) == (0, "")
+    claims = "class gpu; priority 5; token license:2"
+    terms = "timeout 600 s; in work; environment A=1 'B=x y'"
+    assert result.stdout.decode() == f"""\
+# 1 (--job)
+echo a {{KEY}} ${{I}}
+# 2 (--job)
+echo b {{KEY}} ${{I}}
+# 3 (exp.sub:3) prep
+./prep
+# 4 (exp.sub:10) sim.1; class gpu; after prep; priority 5; token license:2
+./sim
+# 5 (exp.sub:10) sim.2; class gpu; after prep; priority 5; token license:2
+./sim
+# 6 (exp.sub:22) sim.a; {claims}; hold; {terms}; output out.{{I}}
+# ./sim --seed 3 'a'
+# 7 (exp.sub:22) sim.b; {claims}; hold; {terms}; output out.{{I}}
+# ./sim --seed 3 'b'
+"""
+
+
+def test_submitted_jobs_do_not_wait_for_a_pipe_behind_them(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "one.sub").write_text("executable = ./sim\nqueue\n")
+    run = start("--dry-run", "-S", "one.sub", "-J", "-", stdin=subprocess.PIPE)
+    run.prints(b"# 1 (one.sub:2)\n./sim\n")
+    run.give(b"echo a\n")
+    run.stdin.close()
+    assert run.result().stdout.endswith(b"# 2 (stdin:1)\necho a\n")
+
+
+def test_the_form_for_htcondor_is_a_submit_file_again(clstr: Run, tmp_path: Path) -> None:
+    (tmp_path / "exp.sub").write_text(SUBMIT.replace("+After", "+Other").replace("+Timeout", "#"))
+    flags = ["--matrix", "I=a,b", "--token", "license=4", "-S", "exp.sub"]
+    once = clstr("--dry-run=condor", *flags)
+    assert once.status == 0
+    (tmp_path / "again.sub").write_bytes(once.stdout)
+
+    def listed(*flags: str) -> list[str]:
+        shown = clstr("--dry-run", *flags)
+        assert shown.status == 0
+        # A value of the matrix is quoted in the command, whether it needs it or not.
+        return re.sub(r"\(.*?\)|'(\w)'", r"\1", shown.stdout.decode()).splitlines()
+
+    assert listed("-S", "again.sub", "--token", "license=4") == listed(*flags)
+    twice = clstr("--dry-run=condor", "-S", "again.sub", "--token", "license=4")
+    assert twice.stdout == once.stdout
+
+
+def test_what_a_scheduler_cannot_be_told_is_refused_and_nothing_is_printed(clstr: Run, tmp_path: Path) -> None:
+    (tmp_path / "exp.sub").write_text(SUBMIT)
+    flags = ["--matrix", "I=a,b", "--token", "license=4", "-S", "exp.sub"]
+    for form, words in {
+        "condor": "exp.sub:10: HTCondor's form has no word for +After (drop it; condor_submit_dag takes a DAG)",
+        "slurm": "exp.sub:10: Slurm's form has no word for +After (drop it; sbatch takes --dependency)",
+    }.items():
+        result = clstr(f"--dry-run={form}", *flags)
+        assert (result.status, result.stdout, result.stderr) == (2, b"", f"clstr: {words}\n")
+    result = clstr("--dry-run=slurm", "-j", "get {KEY}", "--var", "KEY=secret")
+    assert (result.status, result.stdout) == (2, b"")
+    assert "secret" not in result.stderr

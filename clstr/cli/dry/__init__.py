@@ -78,7 +78,7 @@ def _form(plan: Plan) -> Form:
     if plan.flags.dry_run == "condor":
         from clstr.cli.dry.condor import SubmitFile
 
-        return SubmitFile(plan.flags)
+        return SubmitFile(plan.flags, plan.work.tokens)
     from clstr.cli.dry.slurm import ArrayScript
 
     return ArrayScript(plan.flags, plan.work.tokens)
@@ -98,15 +98,18 @@ async def _fill(form: Form, jobs: AsyncIterator[tuple[list[Job], Collection[int]
 async def _jobs(plan: Plan) -> AsyncIterator[tuple[list[Job], Collection[int]]]:
     """All jobs in the order of their ids, and of each batch the ids of those that were done before."""
     gate, submitted = plan.records.gate, plan.work.submitted
-    # The gate is asked in the order in which a run asks it.
-    done = gate.done(submitted) if gate is not None else ()
-    while batch := await plan.source.next(BATCH):
-        if submitted and batch[0].id > submitted[0].id:
+    done = gate.done(submitted) if gate is not None else ()  # it is asked in the order in which a run asks it
+    given = 0
+    while True:
+        if submitted and submitted[0].id == given + 1:
             yield submitted, done
+            given += len(submitted)
             submitted = []
+        batch = await plan.source.next(BATCH)
+        if not batch:
+            return
         yield batch, gate.done(batch) if gate is not None else ()
-    if submitted:
-        yield submitted, done
+        given += len(batch)
 
 
 class _Output:

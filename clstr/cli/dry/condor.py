@@ -13,7 +13,7 @@ import argparse
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from clstr.cli.dry.refusals import check_flags, check_job, refuse
 from clstr.model import BadInput, Job
@@ -28,6 +28,11 @@ LATE_MACRO = re.compile(r"\$\$\w*\(", re.ASCII)
 SEPARATORS = re.compile(r"[\n\x1f]")
 """A line ends at the one, and an item of a ``queue`` list is split at the other, whatever the quotes."""
 
+WORD = r"""(?:[\w@%+=:,./-]|'[^']*'|\\'|"[^"$`\\!]*")+"""
+
+LITERAL = re.compile(f"{WORD}(?: {WORD})*", re.ASCII)
+"""A line in which no shell finds anything to do but to take quotes away."""
+
 PLAIN_WORD = re.compile(r"[^\s'\"]+")
 
 NO_TIME_LIMIT = "HTCondor fails no job for its time"
@@ -40,8 +45,10 @@ PRINTS = "what a job prints is dropped where output and error name no files for 
 class SubmitFile:
     """The file, job by job. Raises BadInput for what HTCondor has no words for."""
 
-    def __init__(self, flags: argparse.Namespace) -> None:
+    def __init__(self, flags: argparse.Namespace, tokens: Mapping[str, int]) -> None:
+        """``tokens``: the units that there are of each."""
         check_flags(flags, SCHEDULER)
+        self._tokens = tokens
         if flags.timeout is not None:
             raise BadInput(f"--timeout: {NO_TIME_LIMIT} ({HOLDS_INSTEAD})")
         self._chdir: str | None = flags.chdir
@@ -98,7 +105,7 @@ class SubmitFile:
         if job.terms.output is None:
             self._remarks[PRINTS] = None
         for name, _ in job.terms.tokens:
-            self._remarks[f"the pool's settings must limit {name}: {name.upper()}_LIMIT = N"] = None
+            self._remarks[f"the pool's settings must limit {name}: {name.upper()}_LIMIT = {self._tokens[name]}"] = None
 
 
 class _Words:
@@ -179,11 +186,8 @@ class _Words:
 
 
 def _words(command: str) -> list[str]:
-    """The program and its arguments; a shell's, unless the command is nothing but quoted words."""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        words = []
-    if words and "/" in words[0] and "=" not in words[0] and shlex.join(words) == command:
+    """The program and its arguments; a shell's, unless the command is nothing but words as they are to be."""
+    words = shlex.split(command) if LITERAL.fullmatch(command) else []
+    if words and "/" in words[0] and "=" not in words[0]:
         return words
     return ["/bin/sh", "-c", command]
