@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import resource
 import shlex
 import signal
 import traceback
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from clstr.cli import open_files
 from clstr.cli.ending import Ending, listen
 from clstr.cli.plan import Plan
 from clstr.cli.transports import Transports
@@ -48,11 +48,13 @@ async def run(plan: Plan) -> int:
     from clstr.scheduler import Scheduler
 
     flags, loop = plan.flags, asyncio.get_running_loop()
-    _raise_open_files()
+    too_few_files = open_files.fit(plan, open_files.raised())
     transports = Transports(flags, plan.client)
     await transports.prepare(plan.slots)
     end = Ending()
     console = end.console = Console(plan.files, loop, end.stdout_closed, end.output_failed, flags.color)
+    if too_few_files is not None:
+        console.message(too_few_files)
     output = mode(console, tag=flags.tag, group=flags.group, keep_order=flags.keep_order, fold=flags.fold)
     scheduler, records = Scheduler(_limits(plan)), plan.records
     try:
@@ -299,14 +301,6 @@ def _closing(
     unread = finished.end is not End.SETTLED and not complete
     not_done = total - tally.done - tally.failed - tally.held
     return summary.closing(finished, tally, left, not_done, unread)
-
-
-def _raise_open_files() -> None:
-    """A connection is a descriptor: take as many as the system lets us have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(ValueError, OSError):  # macOS reports a hard limit that it does not grant
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _log_asyncssh(console: Console) -> None:

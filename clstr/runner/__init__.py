@@ -1,7 +1,8 @@
 """The async shell around the scheduler: orders in, facts out.
 
 ``orders`` carries out what the scheduler wants and tells it what came of it; ``prepare`` makes a node ready for
-its first job; ``attempt`` watches one job's time and silence; ``outage`` decides whose fault a lost connection is.
+its first job; ``attempt`` watches one job's time and silence; ``outage`` decides whose fault a lost connection is;
+``descriptors`` has what failed for want of them wait.
 """
 
 from clstr.runner.attempt import Conditions

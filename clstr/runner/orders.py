@@ -67,6 +67,7 @@ from clstr.model import (
 )
 from clstr.runner.attempt import Conditions, Run
 from clstr.runner.copies import AT_ONCE, Copying, NoResults, Results, copy
+from clstr.runner.descriptors import SHORT_OF_FILES, Descriptors
 from clstr.runner.outage import Outage
 from clstr.runner.prepare import Preparation, sent
 from clstr.scheduler import Scheduler
@@ -163,6 +164,7 @@ class Runner:
         self._dials: dict[Node, asyncio.Task[None]] = {}
         self._began: dict[Attempt, float] = {}
         self._connecting = asyncio.Semaphore(conditions.max_connecting)
+        self._descriptors = Descriptors(warn)
         self._outage = Outage(self._lasting, warn)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.get_running_loop()
@@ -378,7 +380,12 @@ class Runner:
             try:
                 async with self._connecting:
                     connection = await self._transport_of(node).connect(node)
-            except CannotConnect:
+            except (CannotConnect, BadInput, OSError) as error:
+                if self._descriptors.are_short:
+                    await self._descriptors.wait()
+                    continue
+                if not isinstance(error, CannotConnect):
+                    raise
                 if not patient and not self._outage.going_on:
                     raise
                 await asyncio.sleep(AGAIN * random.uniform(0.5, 1.5))
@@ -450,7 +457,7 @@ class Runner:
         run.task = asyncio.current_task()
         outcome: Outcome
         try:
-            outcome = run.verdict or self._bar(run) or await self._run_with_input(run, line)
+            outcome = run.verdict or await self._bar(run) or await self._run_with_input(run, line)
             run.over()
             if run.verdict is None and isinstance(outcome, (Lost, NotStarted)):
                 outcome = await self._break(line, outcome)
@@ -469,18 +476,32 @@ class Runner:
         self._take(self._scheduler.ended(attempt, outcome))
         await self._give_up(line)
 
-    def _bar(self, run: Run) -> Found | Refused | None:
+    async def _bar(self, run: Run) -> Found | Refused | None:
         """Why the attempt may not begin on this machine, if so; else it has got its sink."""
-        try:
-            for name, value in run.attempt.job.terms.environment:
-                if b"\n" in value or b"\0" in value:
-                    return Refused(f"environment: the value of {name} holds a newline or NUL, which no node takes")
-            barred = None if self._door is None else self._door.enter(run.attempt)
-            if barred is None:
+        for name, value in run.attempt.job.terms.environment:
+            if b"\n" in value or b"\0" in value:
+                return Refused(f"environment: the value of {name} holds a newline or NUL, which no node takes")
+        entered = self._door is None
+        while True:
+            try:
+                if not entered and self._door is not None and (barred := self._door.enter(run.attempt)) is not None:
+                    return barred
+                entered = True
                 run.sink = self._sink_of(run.attempt)
-            return barred
-        except OSError as error:
-            return Refused(f"{error.filename}: {error.strerror}")
+                return None
+            except OSError as error:
+                if error.errno not in SHORT_OF_FILES:
+                    return Refused(f"{error.filename}: {error.strerror}")
+            await self._descriptors.wait()
+
+    async def _run_once_there_is_room(self, run: Run, line: _Line, source: Input | None) -> Outcome:
+        """Run the attempt, if need be after others have closed their files."""
+        while True:
+            outcome = await self._run_on_a_channel(run, line, source)
+            ours = isinstance(outcome, NotStarted) and line.broken is None and self._descriptors.are_short
+            if run.verdict is not None or not ours:
+                return outcome
+            await self._descriptors.wait()
 
     def _kill(self, attempt: Attempt) -> None:
         line = self._lines[attempt.slot.node]
@@ -504,13 +525,17 @@ class Runner:
         """Run the attempt, its input open meanwhile if it has one."""
         path = run.attempt.job.terms.input
         if path is None:
-            return await self._run_on_a_channel(run, line, None)
+            return await self._run_once_there_is_room(run, line, None)
+        while True:
+            try:
+                source = await in_thread(Input, path)
+                break
+            except OSError as error:
+                if error.errno not in SHORT_OF_FILES:
+                    return Refused(f"{path}: {error.strerror}")
+            await self._descriptors.wait()
         try:
-            source = await in_thread(Input, path)
-        except OSError as error:
-            return Refused(f"{path}: {error.strerror}")
-        try:
-            return await self._run_on_a_channel(run, line, source)
+            return await self._run_once_there_is_room(run, line, source)
         finally:
             source.close()
 

@@ -136,10 +136,16 @@ class ProcessChannel(ABC):
             start_new_session=True,
             env=environment,
         )
+        try:
+            if leash:
+                self._leash = _own(process.stdin)
+            self._streams = {_own(process.stdout): self._hear_stdout, _own(process.stderr): self._hear_stderr}
+        except OSError:  # no descriptor left; the process has no job yet
+            self._let_go()
+            process.kill()
+            with process:  # waits, and closes what is its own
+                raise
         self._process = process
-        if leash:
-            self._leash = _own(process.stdin)
-        self._streams = {_own(process.stdout): self._hear_stdout, _own(process.stderr): self._hear_stderr}
         self._call_on_exit(process)
 
     def _hand_over(self, command: Command) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from cluster.sshd import Cluster
-from end_to_end.clstr_process import Result
+from end_to_end.clstr_process import CLSTR, Process, Result
 
 Run = Callable[..., Result]
 
@@ -77,3 +78,34 @@ def test_a_job_that_ends_with_255_under_a_client(clstr: Run, tmp_path: Path) -> 
     assert result.status == 1
     assert "exit 255 may be client's own and not the job's" in result.stderr
     assert result.stderr.rstrip().endswith(f"try one by hand: {client} n1 true")
+
+
+def limited(shell: Callable[..., Process], files: int, *arguments: str) -> Result:
+    words = " ".join(shlex.quote(word) for word in (*CLSTR, *arguments))
+    return shell(f"ulimit -n {files}; exec {words}").result()
+
+
+def test_no_more_slots_are_used_than_files_may_be_open(shell: Callable[..., Process], tmp_path: Path) -> None:
+    (tmp_path / "jobs.txt").write_text("echo $CLSTR_SLOT\n" * 60)
+    result = limited(shell, 100, "-n", ": slots=50", "-J", "jobs.txt")
+    assert (result.status, len(result.lines)) == (0, 60)
+    (line,) = result.stderr.splitlines()
+    assert re.fullmatch(
+        r"clstr: too few files may be open for 50 slots \(soft limit 100, hard limit 100\): (\d+) are used at once "
+        r"\(raise the hard limit, or give --max-nodes \1\)",
+        line,
+    )
+
+
+def test_a_limit_that_suffices_is_not_spoken_of(shell: Callable[..., Process]) -> None:
+    for few in (["-m", "3", "-J", "/dev/fd/0"], ["-j", "true"]):  # few slots, or few jobs
+        result = limited(shell, 100, "-n", ": slots=50", *few)
+        assert "too few files" not in result.stderr
+        assert result.status == 0
+
+
+def test_a_limit_that_suffices_for_nothing_is_bad_input(shell: Callable[..., Process]) -> None:
+    result = limited(shell, 30, "-n", ":", "-j", "true")
+    assert result.status == 2
+    assert result.stderr.startswith("clstr: too few files may be open for any slot (soft limit 30, hard limit 30: ")
+    assert result.stderr.count("\n") == 1

@@ -1,0 +1,93 @@
+"""How many files may be open at once, and how many slots fit: found out before anything is connected."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clstr.model import BadInput, Slot
+
+if TYPE_CHECKING:
+    from clstr.cli.plan import Plan
+
+RESERVED = 48
+"""Descriptors for what is no slot's: the event loop, the agent, name look-ups, the start of a process, files."""
+
+PROCESS = 4
+"""Descriptors of a process that runs a job: its leash, stdout, stderr, and the one that tells of its end."""
+
+SLOTS_OF_A_CONNECTION = 5
+"""SSH sessions that share a connection, which is one descriptor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The limits of open files as they were found, and what they are now that as many are allowed as can be."""
+
+    soft: int
+    hard: int
+    now: int
+
+    def __str__(self) -> str:
+        return f"soft limit {self.soft}, hard limit {self.hard}"
+
+
+def raised() -> Limit:
+    """Take as many descriptors as the system lets us have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # macOS reports a hard limit that it does not grant
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return Limit(soft, hard, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def fit(plan: Plan, limit: Limit) -> str | None:
+    """Lower ``--max-nodes`` to what the limit allows, where need be; gives the warning that says so.
+
+    Raises BadInput where not even one slot fits.
+    """
+    if limit.now == resource.RLIM_INFINITY:
+        return None
+    room = limit.now - len(os.listdir("/dev/fd")) - RESERVED
+    wanted = min(len(plan.slots), plan.flags.max_nodes or len(plan.slots))
+    jobs, complete = plan.source.seen
+    if complete:
+        wanted = min(wanted, jobs)
+    fitting = most(costs(plan.slots, with_client=plan.client is not None), room)
+    if fitting >= wanted:
+        return None
+    if fitting == 0:
+        raise BadInput(f"too few files may be open for any slot ({limit}: raise it, as by ulimit -n 1024)")
+    plan.flags.max_nodes = fitting
+    return (
+        f"too few files may be open for {wanted} slots ({limit}): {fitting} are used at once (raise the hard limit, or "
+        f"give --max-nodes {fitting})"
+    )
+
+
+def costs(slots: Iterable[Slot], with_client: bool) -> list[int]:
+    """The descriptors of each slot in use, in listed order: with a client, of the spare that waits beside it too."""
+    found = []
+    for slot in slots:
+        if slot.node.host == ":":
+            found.append(PROCESS)
+        elif with_client:
+            found.append(2 * PROCESS)
+        else:
+            found.append(1 if slot.number % SLOTS_OF_A_CONNECTION == 1 else 0)
+    return found
+
+
+def most(costs: Iterable[int], room: int) -> int:
+    """How many slots may be in use at once, whichever they are."""
+    count = 0
+    for cost in sorted(costs, reverse=True):
+        room -= cost
+        if room < 0:
+            break
+        count += 1
+    return count
