@@ -156,11 +156,15 @@ class Joblog:
         """Make the file ready for the lines of this run, and tell of what in it was skipped. Raises OSError."""
         torn = os.fstat(self._file.fd).st_size - self._keep
         self._file.begin(self._keep)
-        if self._keep and (self._strange or torn):
-            lines = self._strange + (torn > 0)
-            cut = ", and the last one, which was not finished, cut off" if torn else ""
-            told = "1 line is no record of a job" if lines == 1 else f"{lines} lines are no records of jobs"
-            warn(f"{self._file.path}: {told}: skipped{cut}")
+        told = []
+        if self._strange:
+            number = self._strange
+            none = "1 line is no record of a job" if number == 1 else f"{number} lines are no records of jobs"
+            told.append(f"{none}: skipped")
+        if torn and self._keep:
+            told.append("the last line was not finished, and is cut off")
+        if told:
+            warn(f"{self._file.path}: {'; '.join(told)}")
         if not self._keep:
             self._file.write(HEADER)
 
