@@ -44,6 +44,18 @@ def test_a_job_that_will_not_end_is_killed_and_the_run_leaves(start: Start, node
     until(lambda: not nodes.jobs(1), "the job is gone")
 
 
+def test_jobs_that_wait_for_others_do_not_keep_a_stopped_run_alive(start: Start, tmp_path: Path) -> None:
+    keys = ("executable = sleep", "arguments = 600", '+Name = "first"', "queue", '+Name = "second"', '+After = "first"')
+    last = ('+Name = "third"', '+After = "second"', "queue")
+    (tmp_path / "jobs.sub").write_text("\n".join([*keys, "queue", *last, ""]))
+    run = start("-n", ":", "-S", "jobs.sub", "-v")
+    run.says("job 1 started")
+    run.send(signal.SIGINT)
+    result = run.result()
+    assert result.status == 130
+    assert "clstr: 3 of 3 jobs not done: stopped by SIGINT\n" in result.stderr
+
+
 def test_the_second_interrupt_leaves_at_once(start: Start, nodes: Cluster) -> None:
     deaf = "trap '' TERM INT HUP; echo up; while :; do sleep 0.1; done"
     run = start("-n", "n1", "-j", deaf, cluster=nodes)
