@@ -1,7 +1,7 @@
 """Which job runs on which slot, and what an outcome means. Pure: facts in, orders and news out.
 
-``core`` holds the law and the state, ``backlog`` alone knows which job may start where, ``verdict`` says
-what an outcome means for the job and for the node.
+``core`` holds the law and the state, ``backlog`` alone knows which job may start where, ``barriers`` which must wait
+for others, ``pools`` which nodes there are for it; ``verdict`` says what an outcome means for the job and the node.
 """
 
 from clstr.scheduler.backlog import Need

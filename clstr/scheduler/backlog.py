@@ -174,6 +174,8 @@ class Backlog:
 
     def all_startable(self) -> int:
         """How many jobs wait for no tokens; of lanes that claim the same, each counts by itself."""
+        if not self.tokens:
+            return self.waiting
         short = (len(lane.heap) - self.startable(lane) for lane in self._free if lane.tokens)
         return self.waiting - sum(short)
 

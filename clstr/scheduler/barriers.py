@@ -33,7 +33,7 @@ class Barriers:
         self._shut_by: dict[int, list[_Gate]] = {}  # by the id of a job that is not done
         self.waiting = 0
 
-    def stop(self, entries: Iterable[Entry], not_done: Collection[int]) -> list[Entry]:
+    def keep_back(self, entries: Iterable[Entry], not_done: Collection[int]) -> list[Entry]:
         """Let the jobs wait for what they come after; gives those that need not."""
         gates: dict[Barrier, _Gate] = {}
         free = []
@@ -111,17 +111,6 @@ class Barriers:
         assert all(number in not_done for number in self._shut_by), "a job waits for one that has ended"
         for gate, count in Counter(self._gates()).items():
             assert gate.shut == count or not (gate.jobs or gate.above), "a gate has lost count"
-
-
-def ids_in(barrier: Barrier, seen: dict[Barrier, None]) -> Iterator[int]:
-    """The ids that a barrier names, and those of barriers below that are not in ``seen``, which takes them."""
-    rest = [barrier]
-    while rest:
-        one = rest.pop()
-        if one not in seen:
-            seen[one] = None
-            yield from one.jobs
-            rest += one.barriers
 
 
 def _from_below(barrier: Barrier, but: dict[Barrier, _Gate]) -> Iterator[Barrier]:

@@ -36,7 +36,6 @@ from typing import assert_never
 
 from clstr.model import (
     Attempt,
-    Barrier,
     Close,
     Copy,
     CopyFailed,
@@ -65,7 +64,8 @@ from clstr.model import (
     in_words,
 )
 from clstr.scheduler.backlog import PLAIN, Avoided, Backlog, Entry, Lane, Need, Tier
-from clstr.scheduler.barriers import Barriers, ids_in
+from clstr.scheduler.barriers import Barriers
+from clstr.scheduler.batches import check_read, check_submitted
 from clstr.scheduler.pools import NodeState, Phase, Pool, Pools
 from clstr.scheduler.verdict import JobFate, NodeFate, took_its_slot, verdict
 
@@ -116,19 +116,20 @@ class Scheduler:
     def submitted(self, batch: Sequence[Job], done: Collection[int] = ()) -> list[Event]:
         """The jobs of all submit files, before any node; those with an id in ``done`` are done already.
 
-        Their ids follow each other; the stream's go round them. Raises ValueError for jobs that are not whole: an id
-        out of turn, a barrier with an unknown id, more tokens than there are.
+        Their ids follow each other; the stream's go round them.
         """
         if self._finished is not None:
             return []
         done = frozenset(done)
-        self._check_submitted(batch)
+        if self._nodes or self._jobs:
+            raise ValueError("jobs are submitted once, before all else")
+        check_submitted(batch, self._limits.tokens)
         if batch:
             self._filed = range(batch[0].id, batch[-1].id + 1)
             self._read_to(0)
         live = [job for job in batch if not self._enter(job, done, filed=True)]
         stay = [self._entries[job.id] for job in live if not job.terms.hold]
-        for entry in self._barriers.stop(stay, self._entries):
+        for entry in self._barriers.keep_back(stay, self._entries):
             self._wait(entry)
         for job in live:
             if job.terms.hold:
@@ -152,7 +153,7 @@ class Scheduler:
         if self._finished is not None:
             return []
         done = frozenset(done)
-        self._check_read(batch, done)
+        check_read(batch, done, self._wanted)
         self._wanted = 0
         self._backlog.paused = False
         self._read_to(batch[-1].id)
@@ -481,31 +482,6 @@ class Scheduler:
             self._out.append(Want(self._wanted))
 
     # --- jobs ----------------------------------------------------------------------------------------------
-
-    def _check_submitted(self, batch: Sequence[Job]) -> None:
-        """Raise before anything has changed."""
-        if self._nodes or self._filed or self._jobs:
-            raise ValueError("jobs are submitted once, before all else")
-        ids = {job.id: None for job in batch}
-        if list(ids) != list(range(batch[0].id, batch[0].id + len(batch)) if batch else ()):
-            raise ValueError("the ids of submitted jobs do not follow each other")
-        seen: dict[Barrier, None] = {}
-        for job in batch:
-            after = () if job.terms.after is None else ids_in(job.terms.after, seen)
-            if job.pin is not None or not all(number in ids for number in after):
-                raise ValueError(f"job {job.id} is pinned, or comes after one that was not submitted")
-            if any(not 0 < units <= self._limits.tokens.get(name, 0) for name, units in job.terms.tokens):
-                raise ValueError(f"job {job.id} claims tokens that there are not")
-
-    def _check_read(self, batch: Sequence[Job], done: Collection[int]) -> None:
-        """Raise before anything has changed."""
-        new = sum(job.id not in done for job in batch)
-        if not batch or not self._wanted or new > self._wanted:
-            raise ValueError(f"{new} jobs for a Want of {self._wanted}")
-        for job in batch:
-            terms = job.terms
-            if terms.after or terms.tokens or terms.hold or terms.priority:
-                raise ValueError(f"job {job.id} is no job of a stream")
 
     def _read_to(self, number: int) -> None:
         """The stream has given out its jobs up to this id; those from submit files stand in its numbers."""

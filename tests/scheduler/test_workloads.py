@@ -70,6 +70,17 @@ def test_jobs_of_a_stream_that_stand_before_a_submit_file_are_read_first() -> No
     assert run.ended(2, OK) == ["Done 2.1", "Start 3.1 n1/1"]
 
 
+def test_jobs_that_stand_behind_the_stream_are_none_at_hand_for_its_slots() -> None:
+    run = Recorder()
+    run.submitted(filed(2), filed(3, priority=-1))
+    assert run.nodes("n1 n2 n3") == ["Want 3"]
+    assert run.jobs(1) == ["Dial n1", "Dial n2", "Want 1"]
+    run = Recorder()
+    run.submitted(filed(3), filed(4))
+    run.nodes("n1 n2 n3")
+    assert run.jobs(1) == ["Dial n1", "Want 2"]
+
+
 def test_the_streams_ids_go_round_those_of_submit_files() -> None:
     run = Recorder()
     run.submitted(filed(2))
@@ -363,14 +374,19 @@ def test_nodes_are_dialed_only_for_jobs_that_have_their_tokens() -> None:
     assert run.ended(2, OK) == ["Done 2.1", "Start 3.1 n2/1"]
 
 
+def test_dials_for_jobs_that_claim_tokens_leave_room_for_other_classes() -> None:
+    run = Recorder(Limits(tokens={"gpu": 1}))
+    run.submitted(*(filed(n, tokens="gpu", job_class="a") for n in (1, 2, 3)), filed(4, job_class="b"))
+    assert kinds(run.nodes("n1=a n2=a n3=b"), "Dial") == ["Dial n1", "Dial n3"]
+
+
 def test_a_dial_under_way_serves_the_next_when_its_job_has_started_elsewhere() -> None:
     run = Recorder(Limits(tokens={"gpu": 1}))
-    run.submitted(filed(1), filed(2, tokens="gpu"), filed(3, tokens="gpu"), filed(4))
-    run.nodes("n1 n2 n3 n4")
-    run.exhausted()
+    run.submitted(filed(1), filed(2, tokens="gpu"), filed(3, tokens="gpu"), filed(4, after="1"))
+    assert run.nodes("n1 n2 n3") == ["Dial n1", "Dial n2", "Want 1"]
     run.connected("n1")
     assert run.ended(1, OK) == ["Done 1.1", "Start 2.1 n1/1"]
-    assert run.told().count("Dial n4") == 0
+    assert run.connected("n2") == ["Start 4.1 n2/1"]
 
 
 def test_jobs_that_wait_for_tokens_leave_their_slots_to_the_stream() -> None:
@@ -447,12 +463,15 @@ def test_a_requeued_job_within_its_budget_goes_before_untried_ones_of_a_higher_p
 
 
 def test_among_requeued_jobs_the_higher_priority_goes_first() -> None:
-    jobs = [filed(n, budget=9, priority=n) for n in (1, 2, 3)]
-    run = with_file("n1 n1/2 n1/3", *jobs, node_failures=99)
-    run.nodes(left="n1/2 n1/3")
+    run = with_file("n1 n1/2", filed(1, budget=9), filed(2, budget=9, priority=1))
+    run.ended(1, Lost("reset"))
+    run.ended(2, Lost("reset"))
+    run.lost("n1")
+    assert run.connected("n1") == ["Start 2.2 n1/1", "Start 1.2 n1/2"]
+    run = with_file("n1 n1/2", filed(1), filed(2, priority=1), node_failures=9)
+    run.nodes(left="n1/2")
     run.ended(1, BAD)
-    connect_all(run)
-    assert ran_in_order(run)[3:] == [1]
+    assert run.ended(2, BAD) == ["Requeued 2.1: exit 1", "Start 2.2 n1/1"]
 
 
 # --- copies ------------------------------------------------------------------------------------------------
@@ -509,6 +528,16 @@ def test_a_job_that_failed_before_pardons_nobody_when_its_copy_fails() -> None:
     run.ended(1, WITH_RESULTS)
     assert run.copied(1, CUT) == ["Failed 1.2: results not copied: connection lost: reset", "Finished SETTLED"]
     assert run.scheduler.tally().evicted == 1
+
+
+def test_jobs_of_a_class_do_not_wait_for_a_pardon_that_a_copy_cannot_bring() -> None:
+    jobs = [filed(1, budget=5), filed(2, job_class="a", after="3"), filed(3, budget=5)]
+    run = with_file("n1=a n2 n3", *jobs)
+    assert list(run.running) == [1, 3]
+    assert run.ended(1, BAD)[1] == "Evicted n1: exit 1"
+    connect_all(run)
+    assert run.ended(1, WITH_RESULTS) == ["Copy 1.2"]
+    assert run.ended(3, OK) == ["Done 3.1", "Failed 2: no node of class a is left"]
 
 
 def test_a_node_is_closed_only_when_its_copies_are_over() -> None:
