@@ -11,15 +11,12 @@ import pty
 import re
 import select
 import shlex
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cluster.sshd import NotHere
-from conftest import needed_here
 from end_to_end.clstr_process import CLSTR, environment
 
 from clstr.cli.flags import parser
@@ -47,6 +44,13 @@ zle -C all-matches complete-word all-matches
 bindkey '^G' all-matches
 """,
 }
+
+
+@pytest.fixture(params=["bash", "zsh", "fish"])
+def shell(request: pytest.FixtureRequest, needs: Callable[[str], None]) -> str:
+    """Each of the shells."""
+    needs(request.param)
+    return str(request.param)
 
 
 @pytest.fixture
@@ -119,9 +123,6 @@ PLACES = {"bash": "clstr.bash", "zsh": "functions/_clstr", "fish": "clstr.fish"}
 
 def offered(shell: str, home: Path, lines: list[str], place: str | None = None) -> list[set[str]]:
     """What the shell, with its script in that place, offers for the last word of each line."""
-    with needed_here():
-        if shutil.which(shell) is None:
-            raise NotHere(f"there is no {shell}")
     script = subprocess.run([*CLSTR, "--completion", shell], capture_output=True, check=True, env=environment(home))
     (home / "functions").mkdir()
     (home / (place or PLACES[shell])).write_bytes(script.stdout)
@@ -157,7 +158,6 @@ LINES = {
 }
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_offers_what_may_stand_there(home: Path, shell: str) -> None:
     lines, expected = zip(*LINES.values(), strict=True)
     answers = offered(shell, home, list(lines))
@@ -165,11 +165,11 @@ def test_a_shell_offers_what_may_stand_there(home: Path, shell: str) -> None:
     assert not (home / "harm").exists()
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_knows_every_flag(home: Path, shell: str) -> None:
     flags = {flag for action in parser()._actions for flag in action.option_strings if flag.startswith("--")}
     assert offered(shell, home, ["clstr --"]) == [flags]
 
 
-def test_zsh_may_read_the_script_from_its_start_up_file_too(home: Path) -> None:
+def test_zsh_may_read_the_script_from_its_start_up_file_too(home: Path, needs: Callable[[str], None]) -> None:
+    needs("zsh")
     assert offered("zsh", home, ["clstr --nod"], "clstr.zsh") == [{"--node", "--node-file", "--node-failures"}]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cluster.sshd import NotHere
-from conftest import needed_here
 
 from clstr import __version__
 from clstr.cli.flags import parser
@@ -39,12 +37,10 @@ def page(wheel: Path) -> Path:
         return Path(archive.extract(name, wheel.parent))
 
 
-@pytest.fixture(scope="module")
-def shown(page: Path) -> str:
+@pytest.fixture
+def shown(page: Path, needs: Callable[[str], None]) -> str:
     """What a reader sees, without its fonts."""
-    with needed_here():
-        if shutil.which("mandoc") is None:
-            raise NotHere("there is no mandoc")
+    needs("mandoc")
     command = ["mandoc", "-T", "utf8", "-O", "width=200", page]
     text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     return re.sub(r".\x08", "", text)
