@@ -295,3 +295,13 @@ def test_a_run_directory_that_disappears_drains_the_run(clstr: Clstr, tmp_path: 
     result = clstr("-n", ":", *jobs, "-d", "dir")
     assert (result.status, result.lines) == (1, ["a"])
     assert re.search(r"^clstr: dir/\S+ cannot be written: No such file", result.stderr, re.M)
+
+
+def test_names_with_dots_have_files_of_their_own(clstr: Clstr, tmp_path: Path) -> None:
+    (tmp_path / "exp.sub").write_text(
+        'executable = /bin/echo\narguments = $(Process)\n+Name = "exp.$(Process)"\nqueue 2\n+Name = "exp"\nqueue\n'
+    )
+    assert clstr("-n", ":", "-S", "exp.sub", "-d", "run").status == 0
+    printed = {path.name: path.read_text() for path in (tmp_path / "run").glob("*.out")}
+    assert printed == {"exp.0.out": "0\n", "exp.1.out": "1\n", "exp.out": "2\n"}
+    assert len(list((tmp_path / "run").glob("*.done"))) == 3
