@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -60,23 +60,23 @@ class Graph:
 
     def with_all_before(self, numbers: Iterable[int]) -> list[int]:
         """These jobs and all that they come after, in order."""
-        found = dict.fromkeys(numbers)
-        stack: list[int | Barrier] = list(found)
-        seen: set[Barrier] = set()
-        while stack:
-            for step in self._steps(stack.pop()):
-                if isinstance(step, Barrier):
-                    if step not in seen:
-                        seen.add(step)
-                        stack.append(step)
-                elif step not in found:
-                    found[step] = None
-                    stack.append(step)
-        return sorted(found)
+        return sorted(self._before(numbers))
 
     def comes_after(self, number: int, other: int) -> bool:
         """Does the job come after the other one, directly or not?"""
-        return number != other and other in self.with_all_before([number])
+        return number != other and other in self._before([number])
+
+    def _before(self, numbers: Iterable[int]) -> Iterator[int]:
+        """These jobs and all that they come after, the nearest first."""
+        steps: deque[int | Barrier] = deque(dict.fromkeys(numbers))
+        seen = set(steps)
+        while steps:
+            step = steps.popleft()
+            if isinstance(step, int):
+                yield step
+            more = [further for further in self._steps(step) if further not in seen]
+            seen.update(more)
+            steps += dict.fromkeys(more)
 
     # --- barriers ------------------------------------------------------------------------------------------
 
