@@ -147,14 +147,20 @@ class _File:
         if not _KEY.fullmatch(key):
             self._refuse(line, f"bad key {_quoted(key)} (write KEY = VALUE; there is no if, no include and no @=)")
         name = key_of(key)
-        before = self._settings.get(name)
-        # A macro of the key itself is what it had, so it is put in now; the others wait until a job is queued.
-        own = re.compile(rf"\$\({re.escape(key)}(?::([^()]*))?\)", re.IGNORECASE)
-        for found in own.finditer(value):
+        if "$(" in value:
+            value = self._with_own(key, value, line)
+        self._settings[name] = Setting(value, line)
+
+    def _with_own(self, key: str, value: str, line: int) -> str:
+        """A macro of the key itself is what it had, so it is put in now; the others wait until a job is queued."""
+        before = self._settings.get(key_of(key))
+
+        def had(found: re.Match[str]) -> str:
             if found[1] is None and before is None:
                 self._refuse(line, f"{found[0]} is not defined yet (set {key} first, or write $({key}:DEFAULT))")
-        value = own.sub(lambda found: (before and before.value) or found[1] or "", value)
-        self._settings[name] = Setting(value, line)
+            return (before and before.value) or found[1] or ""
+
+        return re.sub(rf"\$\({re.escape(key)}(?::([^()]*))?\)", had, value, flags=re.IGNORECASE)
 
     # --- queue ---------------------------------------------------------------------------------------------
 
