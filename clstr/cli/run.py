@@ -274,7 +274,7 @@ def _observers(
     if not flags.verbose:
         return observers, lambda tally: []
     if flags.verbose > 1:
-        _log_asyncssh(console)
+        _log_asyncssh(console, hides=bool(flags.var))
     table = ClosingTable()
     return [*observers, Narrator(console.remark), table], table.lines
 
@@ -303,13 +303,18 @@ def _closing(
     return summary.closing(finished, tally, left, not_done, unread)
 
 
-def _log_asyncssh(console: Console) -> None:
-    """``-vv``: asyncssh's own log, line by line, through the console."""
+def _log_asyncssh(console: Console, hides: bool) -> None:
+    """``-vv``: asyncssh's own log, line by line, through the console.
+
+    It shows what is sent (a bare command, under ``--no-leash``), where values of ``--var`` may be: ``hides`` that.
+    """
     import logging
 
     class ToConsole(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            console.remark(f"asyncssh: {record.getMessage()}")
+            text = record.getMessage()
+            said, command, _ = text.partition("Command: ")
+            console.remark(f"asyncssh: {said}{command}(hidden)" if hides and command else f"asyncssh: {text}")
 
     log = logging.getLogger("asyncssh")
     log.setLevel(logging.INFO)

@@ -90,6 +90,8 @@ class JobStream:
         self._templates = templates = templates or Templates()
         for command in commands:
             templates.check(command, "--job", longest)
+        if not files:
+            templates.check_named()
         self._texts = self._text_jobs(commands)
         self._files = files
         self._longest = longest
@@ -279,6 +281,7 @@ class PinnedJobs:
     ) -> None:
         self._templates = templates or Templates()
         self._templates.check(command, "--on-each-node", longest)
+        self._templates.check_named()
         self._budget = budget
         self._command = command
         self._nodes = nodes

@@ -55,6 +55,7 @@ class Templates:
     def check(self, command: bytes, where: str, longest: int) -> None:
         """Raise BadInput for a command that is empty, or of more than ``longest`` bytes, in some combination."""
         pieces = self._pieces(command)
+        self._named.update(self._keys(pieces))
         if all(any(not text.strip() for text in self._choices(piece)) for piece in pieces):
             raise BadInput(f"{where}: empty command (give a shell line)")
         if sum(max(map(len, self._choices(piece))) for piece in pieces) > longest:
@@ -94,7 +95,7 @@ class Templates:
         return b"".join(_shown(piece, chosen, bytes) for piece in self._pieces(text))
 
     def check_named(self) -> None:
-        """Raise BadInput for a matrix key that no job has named so far."""
+        """Raise BadInput for a matrix key that no job has named that was checked or expanded so far."""
         for key in self.matrix:
             if key not in self._named:
                 raise BadInput(f"--matrix {key}: no job names {{{key}}} (write it into the command, or drop the key)")

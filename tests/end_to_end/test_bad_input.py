@@ -64,6 +64,25 @@ REFUSED = {
     "an empty job": ([*NODE, "-j", " "], "--job: empty command"),
     "stdin named twice": ([*NODE, "-N", "-", "-J", "-"], "standard input is named twice"),
     "stdin named twice as jobs": ([*NODE, "-J", "-", "-"], "standard input is named twice"),
+    # Workloads.
+    "a submit file with -E": ([*NODE, "-E", "true", "-S", "a.sub"], "--on-each-node does not go with --submit"),
+    "a missing submit file": ([*NODE, "-S", "missing.sub"], "missing.sub: No such file or directory"),
+    "a submit file that is none": ([*NODE, "-S", "jobs.txt"], "jobs.txt:1: 'true' is neither KEY = VALUE nor queue"),
+    "a bad line of a submit file": ([*NODE, "-S", "a.sub", "bad.sub"], "bad.sub:2: bad number '2*3' of queue"),
+    "a submit file named twice": ([*NODE, "-S", "a.sub", "a.sub"], "a.sub:2: the job at a.sub:2 is 'a' too"),
+    "stdin named twice by a submit file": ([*NODE, "-S", "-", "-J", "-"], "standard input is named twice"),
+    "a token without submit file": ([*NODE, *JOB, "--token", "a=1"], "--token needs --submit"),
+    "a token that is none": ([*NODE, "-S", "a.sub", "--token", "a"], "--token a: bad number of units"),
+    "a choice without submit file": ([*NODE, *JOB, "--only", "a"], "--only needs --submit"),
+    "a choice of nothing": ([*NODE, "-S", "a.sub", "--only", "b"], "--only b: no job has that name"),
+    "times for a submit file": ([*NODE, "-S", "a.sub", "-x", "2"], "--times is for -j, -J and -E"),
+    "no times at all": ([*NODE, *JOB, "-x", "0"], "argument -x/--times: '0' is too small"),
+    "a matrix without values": ([*NODE, *JOB, "--matrix", "A"], "--matrix A: no values"),
+    "a matrix key that no job names": ([*NODE, *JOB, "--matrix", "A=1"], "--matrix A: no job names {A}"),
+    "a matrix key that no -E names": ([*NODE, "-E", "true", "--matrix", "A=1"], "--matrix A: no job names {A}"),
+    "a variable that is not set": ([*NODE, *JOB, "--var", "NO_SUCH"], "--var NO_SUCH: the environment has no NO_SUCH"),
+    "a variable of no name": ([*NODE, *JOB, "--var", "a-b=1"], "--var a-b: bad name"),
+    "a job that a matrix makes empty": ([*NODE, "-j", "{{A}}", "--matrix", "A=x, "], "--job: empty command"),
     # Numbers and words.
     "a bad number": ([*NODE, *JOB, "-m", "three"], "argument -m/--max-nodes/--fanout: 'three' is not a number"),
     "a negative number": ([*NODE, *JOB, "-u", "-1"], "argument -u/--max-node-uses"),
@@ -104,6 +123,8 @@ REFUSED = {
 def test_bad_input_is_one_line_before_any_connection(clstr: Run, tmp_path: Path, guarded_port: int, case: str) -> None:
     (tmp_path / "empty.txt").write_text("# none\n\n")
     (tmp_path / "jobs.txt").write_text("true\n")
+    (tmp_path / "a.sub").write_text('executable = true\n+Name = "a"\nqueue\n')
+    (tmp_path / "bad.sub").write_text("executable = true\nqueue 2*3\n")
     (tmp_path / "work.txt").write_text("hostname\necho one\n")
     (tmp_path / "bad_slots.txt").write_text("n1 slots=2\nn2 slots=many\n")
     (tmp_path / "dash.txt").write_text("-oProxyCommand=x\n")

@@ -201,6 +201,16 @@ def test_jobs_on_each_node_are_expanded_node_by_node() -> None:
     ]
 
 
+def test_a_key_that_no_job_names_is_found_at_once_where_all_are_known() -> None:
+    templates = Templates(matrix={"A": ["1"]})
+    with pytest.raises(BadInput, match=r"^--matrix A: no job names \{A\} \("):
+        JobStream([b"a"], [], longest=LONGEST, templates=templates)
+    with pytest.raises(BadInput, match=r"^--matrix A: no job names \{A\} \("):
+        PinnedJobs(b"a", [], longest=LONGEST, templates=templates)
+    list(templates.combinations(b"x", b"{A}"))  # a job of a submit file, which is read before
+    JobStream([b"a"], [], longest=LONGEST, templates=templates)
+
+
 def test_a_key_that_no_job_names_is_found_at_the_end_of_the_stream(tmp_path: Path) -> None:
     file = tmp_path / "jobs.txt"
     file.write_bytes(b"{A}\n")
