@@ -175,9 +175,6 @@ class Keeping(ABC):
 
     async def drain(self) -> None:
         """No more jobs are settled: print what waited for more, and wait until the console has it."""
-        for kept in self._kept.values():
-            kept.drop()
-        self._kept.clear()
         self.finish()
         for queue in self.queues.values():
             await queue.drain()

@@ -8,8 +8,8 @@ Rules:
 - A spool keeps up to LIMIT bytes in memory; past that its whole blocks go to disk.
 - All spools together keep up to TOGETHER bytes in memory; past that each one that grows goes to disk, down to what
   a page of the file system holds. So many small outputs that wait for their turn stay bounded too.
-- An error of the file is reported once. From then on a spool keeps LIMIT bytes and is ``cut``: what comes behind
-  them is lost, and who prints it says so.
+- After an error of the file a spool keeps LIMIT bytes and is ``cut``: what comes behind them is lost, and who
+  prints it says so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PAGE = 4096
 class Spill:
     """The temporary file, made when it is needed, in the directory that TMPDIR names.
 
-    ``on_failed`` gets the directory and the first error.
+    ``on_failed`` gets the directory and the error, perhaps more than once.
     """
 
     def __init__(self, on_failed: Callable[[str, OSError], None]) -> None:
@@ -86,9 +86,8 @@ class Spill:
     def _fail(self, error: OSError) -> None:
         import tempfile
 
-        if not self.failed:
-            self.failed = True
-            self._on_failed(tempfile.gettempdir(), error)
+        self.failed = True
+        self._on_failed(tempfile.gettempdir(), error)
 
 
 def _nameless_file() -> int:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from readers import Calls, Reader, Tap, console, end_threads
+from readers import Calls, Reader, Tap, console, end_threads, until
 
 from clstr.model import (
     Attempt,
@@ -258,7 +258,7 @@ def test_for_the_null_device_nothing_is_kept() -> None:
         tracemalloc.start()
         try:
             for number in range(1, 20):
-                jobs.done(attempt(number), b"x" * LIMIT)
+                jobs.prints(attempt(number), b"x" * LIMIT)
             assert tracemalloc.get_traced_memory()[0] < LIMIT
         finally:
             tracemalloc.stop()
@@ -452,6 +452,22 @@ def test_in_order_jobs_that_never_print_are_stepped_over() -> None:
     assert outputs(ordered, act)[0] == b"1\n6\n"
 
 
+def test_in_order_nobody_waits_for_the_end_of_the_run() -> None:
+    out = Reader()
+
+    async def run() -> None:
+        jobs = Run(ordered(console(out.writing_fd, out.writing_fd)))
+        jobs.done(attempt(5), b"5\n")
+        jobs.tell(Held(Job(1, b""), "hold = True"))
+        jobs.tell(Done(Job(2, b""), None))
+        jobs.tell(Failed(Job(3, b""), None, "no node of class gpu"))
+        jobs.done(attempt(4))
+        await until(lambda: out.data == b"5\n")
+
+    asyncio.run(run())
+    out.all()
+
+
 def test_in_order_what_waited_for_a_job_that_is_never_done_comes_at_the_end() -> None:
     async def act(run: Run) -> None:
         run.done(attempt(4), b"4\n")
@@ -507,6 +523,16 @@ def test_the_space_of_what_was_printed_is_used_again() -> None:
             spool.append(b"x" * (4 * LIMIT))
             assert sum(len(piece) for piece in iter(spool.take, b"")) == 4 * LIMIT
     spill.close()
+
+
+def test_the_space_of_attempts_that_were_requeued_is_used_again() -> None:
+    def act(run: Run) -> None:
+        with files_up_to(4 * LIMIT):
+            for number in range(1, 10):
+                run.requeued(attempt(number=number), b"x" * (2 * LIMIT))
+            run.done(attempt(number=10), b"y" * (2 * LIMIT))
+
+    assert outputs(Group, act) == (b"y" * (2 * LIMIT), b"")
 
 
 def test_many_outputs_that_wait_are_together_bounded_in_memory() -> None:
