@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncssh
+from asyncssh.stream import SSHServerStreamSession
 
 HOLD = 2.0
 """Seconds that a background child may go on printing once its command has ended."""
@@ -92,6 +93,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
     def __init__(self, node: Node) -> None:
         self.node = node
         self.process: Process | None = None
+        self.files: SSHServerStreamSession | None = None  # who answers instead of a process, for SFTP
         self.early: list[bytes | None] = []  # input that came before the process was there
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
@@ -101,7 +103,16 @@ class Session(asyncssh.SSHServerSession[bytes]):
         self.command = command
         return True
 
+    def subsystem_requested(self, subsystem: str) -> bool:
+        if subsystem == "sftp":
+            self.files = SSHServerStreamSession(None, lambda chan: Files(chan, self.node.home), 3, False)
+            self.files.connection_made(self.channel)
+        return self.files is not None
+
     def session_started(self) -> None:
+        if self.files:
+            self.files.session_started()
+            return
         starting = asyncio.create_task(self.start())
         self.node.starting.add(starting)
         starting.add_done_callback(self.node.starting.discard)
@@ -127,9 +138,14 @@ class Session(asyncssh.SSHServerSession[bytes]):
                 self.channel.exit(126)
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
-        self.feed(data)
+        if self.files:
+            self.files.data_received(data, datatype)
+        else:
+            self.feed(data)
 
     def eof_received(self) -> bool:
+        if self.files:
+            return bool(self.files.eof_received())
         self.feed(None)
         return True  # the other direction stays open
 
@@ -147,16 +163,33 @@ class Session(asyncssh.SSHServerSession[bytes]):
             self.process.signal(signal)
 
     def pause_writing(self) -> None:
+        if self.files:
+            self.files.pause_writing()
         for output in self.process.outputs.values() if self.process else ():
             output.pause_reading()
 
     def resume_writing(self) -> None:
+        if self.files:
+            self.files.resume_writing()
         for output in self.process.outputs.values() if self.process else ():
             output.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.files:
+            self.files.connection_lost(exc)
         if self.process:
             self.process.hang_up()
+
+
+class Files(asyncssh.SFTPServer):
+    """The files of a node by SFTP: relative paths count from its home directory."""
+
+    def __init__(self, chan: asyncssh.SSHServerChannel[bytes], home: Path) -> None:
+        self.home = os.fsencode(home)
+        super().__init__(chan)
+
+    def map_path(self, path: bytes) -> bytes:
+        return os.path.join(self.home, path)
 
 
 class Process(asyncio.SubprocessProtocol):
