@@ -333,6 +333,20 @@ def test_a_pinned_job_done_before_does_not_fail_with_its_node() -> None:
     assert run.jobs(job(2, pin="n1"), done=[2]) == ["Done 2", "Want 1"]
 
 
+def test_a_run_whose_jobs_are_all_done_before_ends_without_a_node() -> None:
+    run = Recorder()
+    run.submitted(filed(1), filed(2, hold=True), done=[1])
+    assert run.exhausted() == ["Finished SETTLED"]
+    assert run.nodes("n1") == []
+
+
+def test_the_end_of_the_stream_may_be_known_before_the_nodes() -> None:
+    run = Recorder()
+    run.submitted(filed(1, job_class="a"))
+    assert run.exhausted() == []
+    assert run.nodes("n1=a n2=a") == ["Dial n1"]
+
+
 # --- tokens ------------------------------------------------------------------------------------------------
 
 
