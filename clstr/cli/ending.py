@@ -78,7 +78,7 @@ def listen(loop: asyncio.AbstractEventLoop, runner: Runner, console: Console, en
     def list_running() -> None:
         from clstr.output.messages import running
 
-        for line in running(runner.running(), time.time()):
+        for line in running(runner.running(), runner.copying(), time.time()):
             console.message(line)
 
     def on(number: signal.Signals, callback: Callable[..., None], *arguments: object) -> None:

@@ -131,14 +131,15 @@ def _by_reason(nodes: dict[Node, str], alike: Callable[[Node, str], str]) -> str
 # --- while the run goes on ---------------------------------------------------------------------------------
 
 
-def running(attempts: Sequence[tuple[Attempt, float]], now: float) -> list[str]:
-    """What runs now, in the order given, each with the time it began; times are Unix seconds."""
-    if not attempts:
-        return ["no job is running"]
+def running(
+    attempts: Sequence[tuple[Attempt, float]], copying: Sequence[tuple[Attempt, float]], now: float
+) -> list[str]:
+    """What runs now and what is copied, in the order given, each with the time it began; times are Unix seconds."""
+    told = [("running", *pair) for pair in attempts] + [("copying its results", *pair) for pair in copying]
     return [
-        f"{name_of(attempt.slot.node)}: job {attempt.job.id} running for {age(now - since)}: {called(attempt.job)}"
-        for attempt, since in attempts
-    ]
+        f"{name_of(attempt.slot.node)}: job {attempt.job.id} {does} for {age(now - since)}: {called(attempt.job)}"
+        for does, attempt, since in told
+    ] or ["no job is running"]
 
 
 def age(seconds: float) -> str:

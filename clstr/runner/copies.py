@@ -7,6 +7,7 @@ when all of it is there. A node sends few at once. A copy that failed is the job
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -71,6 +72,7 @@ class Copying:
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None  # once it has taken its first step
         self.stopped = False
+        self.since = time.time()
 
     def stop(self) -> None:
         self.stopped = True

@@ -229,6 +229,11 @@ class Runner:
         """What runs now and since when (Unix seconds), longest first."""
         return sorted(self._began.items(), key=lambda pair: pair[1])
 
+    def copying(self) -> list[tuple[Attempt, float]]:
+        """Whose results are being copied now, or wait for it, and since when, longest first."""
+        copies = (pair for line in self._lines.values() for pair in line.copies.items())
+        return sorted(((attempt, copy.since) for attempt, copy in copies), key=lambda pair: pair[1])
+
     # --- orders and news -----------------------------------------------------------------------------------
 
     def _take(self, events: list[Event]) -> None:

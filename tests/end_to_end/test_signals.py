@@ -102,6 +102,20 @@ def test_sigusr1_lists_what_runs_longest_first(start: Start, nodes: Cluster) -> 
     assert run.result().status == 130
 
 
+def test_sigusr1_lists_copies_too(start: Start, cluster: Callable[..., Cluster], scratch: Path) -> None:
+    sftp = scratch / "sftp"
+    sftp.write_text(f"#!/bin/sh\nuntil [ -e {scratch}/over ]; do sleep 0.1; done\n")
+    sftp.chmod(0o755)
+    nodes = cluster(nodes=1, extra_config=f"Subsystem sftp {sftp}")
+    run = start("-v", "-n", "n1", "--results", "results", "-j", "echo RESULTS: some", cluster=nodes)
+    run.says("job 1 ended: exit 0")
+    run.send(signal.SIGUSR1)
+    run.says("clstr: n1: job 1 copying its results for 0")
+    run.send(signal.SIGINT)
+    assert run.result().status == 130
+    (scratch / "over").touch()
+
+
 def test_sigusr1_before_the_run_is_answered_and_ends_nothing(start: Start, tmp_path: Path) -> None:
     nodes = tmp_path / "nodes"
     os.mkfifo(nodes)

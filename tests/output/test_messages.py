@@ -484,11 +484,13 @@ def test_each_event_is_a_line() -> None:
 
 
 def test_running_jobs_are_told_with_their_nodes_and_ages() -> None:
-    assert running([(attempt(7, "n2"), 1000.0), (attempt(8), 4700.9)], now=4725.0) == [
+    attempts = [(attempt(7, "n2"), 1000.0), (attempt(8), 4700.9)]
+    assert running(attempts, [(attempt(6), 4720.0)], now=4725.0) == [
         "n2: job 7 running for 1:02:05: jobs.txt:7: true",
         "n1: job 8 running for 00:24: jobs.txt:8: true",
+        "n1: job 6 copying its results for 00:05: jobs.txt:6: true",
     ]
-    assert running([], now=0.0) == ["no job is running"]
+    assert running([], [], now=0.0) == ["no job is running"]
 
 
 def test_a_connection_lost_under_jobs_is_one_message_and_while_idle_only_with_v() -> None:
