@@ -18,6 +18,9 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)
 COMMANDS = list(dict.fromkeys(line for block in BLOCKS for line in block.splitlines()))
 
+STUDY = "".join(re.findall(r"^```\n(executable = .*?)^```", README, re.M | re.S))
+"""The submit file that the commands speak of."""
+
 SET_UP = "python3 -m venv .venv && "
 OTHERS_FLAGS = {"--demo"}
 """Flags in the README that are not clstr's: the practice cluster's."""
@@ -93,6 +96,7 @@ def run(nodes: Cluster, tmp_path: Path) -> Iterator[Callable[[str], Result]]:
     (tmp_path / "training.txt").write_text("echo on $CLSTR_NODE\n")
     (tmp_path / "bad.txt").write_text("# exit 127\nn1\n")
     (tmp_path / "rest.txt").write_text("echo $CLSTR_NODE | tr -d 23\n")
+    (tmp_path / "study.sub").write_text(STUDY)
     (tmp_path / "data").mkdir()
     (tmp_path / "tool").write_text('#!/bin/sh\ntest -d "$1"\n')
     (tmp_path / "tool").chmod(0o755)
@@ -102,13 +106,13 @@ def run(nodes: Cluster, tmp_path: Path) -> Iterator[Callable[[str], Result]]:
     generator = tmp_path / "generate-work"
     generator.write_text("#!/bin/sh\necho echo generated\n")
     generator.chmod(0o755)
-    programs = [nodes.account.home / "simulate", nodes.account.home / "encode"]
+    programs = [nodes.account.home / name for name in ("simulate", "encode", "collect")]
     for program in programs:
         program.write_text('#!/bin/sh\necho "$(basename $0) $*"\n')
         program.chmod(0o755)
     # One node at a time: here they share one home directory, and would push over each other's files.
     environment = put_in_path(tmp_path, "-F", nodes.ssh_config, "--max-nodes", "1")
-    environment |= {"SLURM_JOB_NODELIST": "n[1-3]", "PBS_NODEFILE": str(tmp_path / "pbs")}
+    environment |= {"SLURM_JOB_NODELIST": "n[1-3]", "PBS_NODEFILE": str(tmp_path / "pbs"), "TOKEN": "t0k3n"}
     (tmp_path / "pbs").write_text("n1\nn1\nn2\nn2\n")
     started: list[Process] = []
 
@@ -126,6 +130,7 @@ def run(nodes: Cluster, tmp_path: Path) -> Iterator[Callable[[str], Result]]:
 
 JOBS = [f"job {n}" for n in range(5)]
 FILES = "--node-file nodes.txt --job-file jobs.txt"
+STUDIED = ["collect ", *(f"simulate --seed {n}" for n in range(4))]
 SIMULATE = '[ -z "$(users)" ] && ./simulate'
 IDLE = not os.popen("users").read().strip()
 
@@ -165,6 +170,13 @@ PRINTS = {
     f"clstr {FILES} --group": JOBS,
     f"clstr {FILES} --keep-order": JOBS,
     "clstr --node-file nodes.txt --on-each-node 'uname -r' --fold": None,
+    "clstr --node-file nodes.txt --matrix MODE=fast,exact --matrix SEED=1,2,3 --job './simulate {MODE} {SEED}'": sorted(
+        f"simulate {mode} {seed}" for mode in ("fast", "exact") for seed in (1, 2, 3)
+    ),
+    "clstr --node-file nodes.txt --times 3 --job-file jobs.txt": sorted(JOBS * 3),
+    "clstr --node-file nodes.txt --var TOKEN --job './simulate key={TOKEN}'": ["simulate key=t0k3n"],
+    "clstr --node-file nodes.txt --submit study.sub --token license=2": STUDIED,
+    "clstr --node-file nodes.txt --submit study.sub --token license=2 --only collect": STUDIED,
     f"clstr --status --active-nodes running.txt {FILES} --stdout results.txt --stderr": [],
 }
 """What each command prints, sorted; None where that depends on the machine."""
