@@ -43,6 +43,8 @@ class Form(Protocol):
 async def dry_run(plan: Plan, say: Callable[[str], None]) -> int:
     """Print the jobs of the plan; gives the exit status. Raises BadInput."""
     output = _Output()
+    for line in plan.work.warnings:
+        say(f"clstr: {line}")
     plan.source.start(asyncio.get_running_loop())
     try:
         if plan.flags.dry_run == "jobs":
