@@ -136,6 +136,14 @@ queue
 """
 
 
+def test_the_head_says_what_is_otherwise_with_htcondor() -> None:
+    assert written(job("./sim", terms=Terms(output="out"))).startswith(
+        "# for condor_submit, by clstr --dry-run=condor\n"
+        "# a job without remote_initialdir runs in a directory of HTCondor's, not in the home directory\n"
+        "transfer_executable = false\n"
+    )
+
+
 def test_htcondor_reads_what_each_job_was() -> None:
     jobs = [
         job("./sim 1", name="sim.1", job_class="gpu", budget=0),

@@ -39,6 +39,7 @@ NO_TIME_LIMIT = "HTCondor fails no job for its time"
 HOLDS_INSTEAD = "drop it; allowed_execute_duration puts such a job on hold"
 
 CLASSES = 'machines of a class must say so: Class = "gpu" and STARTD_ATTRS = $(STARTD_ATTRS) Class in their settings'
+STARTS = "a job without remote_initialdir runs in a directory of HTCondor's, not in the home directory"
 PRINTS = "what a job prints is dropped where output and error name no files for it"
 
 
@@ -100,6 +101,8 @@ class SubmitFile:
                 yield f"{key} = {keys.get(key, '')}".rstrip() + "\n"
 
     def _remark(self, job: Job) -> None:
+        if job.terms.directory is None and self._chdir is None:
+            self._remarks[STARTS] = None
         if job.job_class is not None:
             self._remarks[CLASSES] = None
         if job.terms.output is None:
