@@ -221,8 +221,8 @@ async def _write_leftovers(plan: Plan, jobs: list[Job], leftovers: Leftovers, co
                 file.write(sorted(jobs, key=lambda job: job.id))
                 await _copy_rest(plan.source, file)
             if file.left_out:
-                cure = "run these again"
-                console.message(f"{flags.unfinished}: {file.left_out} jobs of submit files do not stand there ({cure})")
+                what = f"{file.left_out} of the jobs not done are from submit files and do not stand there"
+                console.message(f"{flags.unfinished}: {what} (run these files again)")
     except OSError as error:
         console.message(f"{flags.unfinished}: {error.strerror} (--unfinished was not written)", Style.BAD)
         written = False

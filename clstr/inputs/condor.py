@@ -22,11 +22,11 @@ from typing import NoReturn
 from clstr.inputs import label, reason
 from clstr.model import BadInput
 
-MOST_JOBS = 10_000_000
+MOST_JOBS = 1_000_000
 """The largest N of ``queue N``: more is a slip of the finger that would eat all memory."""
 
 DEEPEST = 100
-"""Macros inside of macros; more name each other in a circle."""
+"""Macros inside of macros: more would be too deep for this program."""
 
 BLANKS = " \t\r\n\f\v"
 """What separates; anything beyond ASCII is text."""
@@ -282,12 +282,14 @@ class _Macros:
         shown = f"${function}({name})"
         if function not in ("", "ENV") or not _MACRO_NAME.fullmatch(name):
             self._refuse(f"{_quoted(shown)} is not known here (write $(NAME), $(NAME:DEFAULT) or $ENV(NAME))")
-        if len(above) == DEEPEST or name.lower() in above:
+        if name.lower() in above:
             self._refuse(f"{shown} is in its own value (break the circle)")
+        if len(above) >= DEEPEST:
+            self._refuse(f"{shown} is inside of more than {DEEPEST} other macros (write fewer)")
         inner = (*above, name.lower())
         value = self._environment(name) if function else self._macro(name.lower(), inner)
         if colon and not value:
-            return self.expand(default, self._line, above)
+            return self.expand(default, self._line, (*above, ""))
         if value is None:
             cure = f"set {name}, or write ${function}({name}:DEFAULT)"
             self._refuse(f"{shown} is not defined ({cure})")

@@ -210,6 +210,8 @@ class _Reading:
             self._inputs.append((number, read.origin("input"), why))
         for path in {terms.output, terms.error} - {None, os.devnull}:
             assert path is not None
+            if terms.input is not None and os.path.abspath(path) == os.path.abspath(terms.input):
+                raise BadInput(f"{read.origin('input')}: {label(path)} is both read and written (name another file)")
             self._overwritten.setdefault(os.path.abspath(path), set()).add(number)
 
     def _selected(self, graph: Graph) -> list[int]:

@@ -57,6 +57,14 @@ def test_a_machine_is_named_as_it_is_listed(clstr: Run, nodes: Cluster) -> None:
     assert "clstr: n2: setup: setup n2" in result.stderr.splitlines()
 
 
+def test_what_is_left_of_a_matrix_are_its_combinations(clstr: Run, tmp_path: Path) -> None:
+    job = "[ {A} = y ] && echo {V}"
+    flags = ["--matrix", "A=x,y,z", "--var", "V=value", "--retries", 0, "--unfinished", "rest.txt"]
+    result = clstr("-n", ":", "-j", job, *flags)
+    assert (result.status, result.stdout) == (1, b"value\n")
+    assert (tmp_path / "rest.txt").read_text() == "[ x = y ] && echo {V}\n[ z = y ] && echo {V}\n"
+
+
 def test_bytes_that_are_not_utf_8_reach_the_job(clstr: Run) -> None:
     result = clstr("-n", ":", "-j", b"printf %s {A}{V}", "--matrix", b"A=\xff", "--var", b"V=\xfe")
     assert (result.status, result.stdout) == (0, b"\xff\xfe")
@@ -144,6 +152,15 @@ def test_held_jobs_are_not_run(clstr: Run, tmp_path: Path) -> None:
     (tmp_path / "a.sub").write_text("executable = echo\narguments = $(Process)\nqueue\nhold = True\nqueue\n")
     result = clstr("-n", ":", "-S", "a.sub")
     assert (result.status, result.stdout) == (1, b"0\n")
+
+
+def test_between_nuls_there_is_no_place_for_jobs_of_submit_files(clstr: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.sub").write_text('executable = false\n+Name = "a"\nqueue\n')
+    (tmp_path / "jobs.nul").write_bytes(b"exit 1\0")
+    result = clstr("-n", ":", "-0", "-J", "jobs.nul", "-S", "a.sub", "--retries", 0, "--unfinished", "rest.nul")
+    assert (result.status, (tmp_path / "rest.nul").read_bytes()) == (1, b"exit 1\0")
+    what = "1 of the jobs not done are from submit files and do not stand there (run these files again)"
+    assert f"clstr: rest.nul: {what}" in result.stderr
 
 
 def test_texts_come_before_submit_files_and_these_before_job_files(clstr: Run, tmp_path: Path) -> None:

@@ -207,5 +207,7 @@ def test_a_macro_that_means_nothing_is_refused_with_the_line_that_names_it(value
 
 def test_a_long_chain_of_macros_does_not_recurse_for_ever() -> None:
     text = "".join(f"a{n} = $(a{n + 1})\n" for n in range(5000))
-    with pytest.raises(BadInput, match=r"a\.sub:1: "):
-        jobs(f"{text}queue\n")[0].value("a0")
+    for value in (text, f"a0 = {'$(x:' * 5000}{')' * 5000}\n"):
+        with pytest.raises(BadInput, match=r"a\.sub:1: \$\(\w+\) is inside of more than 100 other macros \("):
+            jobs(f"{value}queue\n")[0].value("a0")
+    assert jobs("a = $(x:$(x:$(x:2)))\nqueue\n")[0].value("a") == "2"

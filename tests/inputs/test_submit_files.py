@@ -231,6 +231,7 @@ BROKEN = {
     '+Timeout = "long"': "'\"long\"' is not a duration",
     "input = missing": "input missing: No such file or directory (name a file that is there)",
     "input = .": "input .: Is a directory",
+    "input = 0.sub\noutput = ./0.sub": "./0.sub is both read and written",
     "arguments2 = x": "arguments2 is not known here",
     "shell = x": "shell is not known here",
     f"executable = {'x' * 1001}": "job of more than 1,000 bytes",
