@@ -15,8 +15,11 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import functools
 import os
+import stat
 import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -95,6 +98,33 @@ def _terminal_device(fd: int, device: int) -> int:
     return device
 
 
+def _is_pipe(fd: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(fd).st_mode)
+    except OSError:
+        return False
+
+
+def _is_shared(terminal: Hashable) -> bool:
+    """Does another process of our pipeline have its stdout on the terminal? Linux only; elsewhere nobody knows."""
+    processes = {}  # parent and process group of each
+    for name in os.listdir("/proc") if os.path.exists("/proc/self/stat") else ():
+        if name.isdecimal():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                _, parent, group, *_ = file.read().rpartition(b")")[2].split()
+                processes[int(name)] = int(parent), int(group)
+    others = {pid for pid, (_, group) in processes.items() if group == os.getpgrp()}
+    pid = os.getpid()
+    while pid in processes:  # not we, nor the shell that waits for us
+        others.discard(pid)
+        pid = processes[pid][0]
+    for other in others:
+        with contextlib.suppress(OSError):
+            if ("tty", os.stat(f"/proc/{other}/fd/1").st_rdev) == terminal:
+                return True
+    return False
+
+
 class Console:
     """See the module. ``on_broken`` and ``on_failed`` are called on the loop's thread, once a file.
 
@@ -120,10 +150,18 @@ class Console:
         """Where the jobs' output goes; one object when both are one file."""
         self._own = self._writer(files.messages, "stderr")
         self._unsaid = 0
-        self.terminal = os.isatty(files.messages) and os.environ.get("TERM") != "dumb"
-        """Whether the status line can stand on stderr; a dumb terminal cannot erase a line."""
+        self._files = files
         self.errors: dict[str, OSError] = {}
         """Errors met so far, by ``stdout``, ``stderr`` or path; a closed reader's too."""
+
+    @functools.cached_property
+    def terminal(self) -> bool:
+        """Whether the status line can stand on stderr: a dumb terminal cannot erase a line, and what the reader of our
+        stdout prints on the same one (``clstr ... | tee log``) would be torn by it."""
+        fd = self._files.messages
+        if not os.isatty(fd) or os.environ.get("TERM") == "dumb":
+            return False
+        return not (_is_pipe(self._files.stdout) and _is_shared(_identity(fd)))
 
     def _writer(self, fd: int, name: str) -> Writer:
         key = _identity(fd)

@@ -5,8 +5,8 @@
 Rules:
 - ``556+`` while the job stream is open; what remains is then unknown (``?``).
 - On a terminal the line is drawn again when something happened, at most ten times a second, each second for its
-  clock, and when the terminal's size has changed. Elsewhere it is a plain line every ten seconds. The last state
-  stays as the last line.
+  clock, and when the terminal's size has changed. Elsewhere, and where another program of the pipeline prints on
+  that terminal, it is a plain line every ten seconds. The last state stays as the last line.
 - tqdm counts the time and lays the line out; every byte of it goes through the console.
 """
 

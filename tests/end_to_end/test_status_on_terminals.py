@@ -151,3 +151,30 @@ def test_through_a_pipe_the_status_is_a_plain_line(tmux: Callable[..., Tmux], tm
     assert [line for line in output if line.startswith("X") and "parts" in line] == [
         f"X{i} in parts" for i in range(1, 11)
     ]
+
+
+def test_what_the_reader_of_stdout_prints_on_the_terminal_is_not_torn(
+    tmux: Callable[..., Tmux], tmp_path: Path, jobs: str
+) -> None:
+    (tmp_path / "gate").touch()
+    window = tmux(f"{CLSTR_LINE} -s -n ': slots=2' {jobs} | tee log", columns=80)
+    assert window.ended() == 0
+
+    def is_whole() -> bool:
+        """In whatever order the two programs came to print."""
+        lines = window.lines()
+        status = [line for line in lines if line.startswith(OVER)]
+        jobs = [of(letter, lines) for letter in "XY"]
+        return jobs == ALL and len(status) == 1 and len(lines) == sum(map(len, ALL)) + 1
+
+    until(is_whole, "all is there", 20)
+
+
+def test_a_reader_of_stdout_that_prints_elsewhere_leaves_the_status_line_alone(
+    tmux: Callable[..., Tmux], tmp_path: Path, jobs: str
+) -> None:
+    window = tmux(f"{CLSTR_LINE} -s -n ': slots=2' {jobs} | cat > log")
+    until(lambda: shows(window, [[], []], RUNNING), "the status line is there while jobs run", 60)
+    (tmp_path / "gate").touch()
+    assert window.ended() == 0
+    until(lambda: shows(window, [[], []], OVER), "the last state is there", 20)
