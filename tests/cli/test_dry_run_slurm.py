@@ -149,13 +149,12 @@ def test_an_array_says_what_slurm_must_allow_for_it() -> None:
     assert int(line.split(b"=")[2].split()[0]) > len(big)
 
 
-def test_an_array_is_not_longer_than_slurm_can_have_it() -> None:
-    form = ArrayScript(parser().parse_args(["--dry-run=slurm"]), {})
-    form.add(job("true"))
-    form._count = MOST - 1
-    form.add(job("true"))
-    with pytest.raises(BadInput, match=r"^jobs.txt:7: an array has 4,000,000 elements at most \(split the list\)$"):
-        form.add(job("true"))
+def test_an_array_is_not_longer_than_slurm_can_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MOST == 4_000_000
+    monkeypatch.setattr("clstr.cli.dry.slurm.MOST", 2)
+    written(job("true"), job("true"))
+    with pytest.raises(BadInput, match=r"^jobs.txt:7: an array has 2 elements at most \(split the list\)$"):
+        written(*[job("true")] * 3)
 
 
 @pytest.fixture(scope="module")
