@@ -154,6 +154,14 @@ def test_held_jobs_are_not_run(clstr: Run, tmp_path: Path) -> None:
     assert (result.status, result.stdout) == (1, b"0\n")
 
 
+def test_a_run_whose_submitted_jobs_are_all_done_waits_for_no_node(clstr: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.sub").write_text('executable = true\n+Name = "a"\nqueue\n+Name = "b"\n+After = "a"\nqueue\n')
+    assert clstr("-n", ":", "-S", "a.sub", "-d", "done").status == 0
+    (tmp_path / "nodes.txt").write_text("# none yet\n")
+    result = clstr("--follow", "-N", "nodes.txt", "-S", "a.sub", "-d", "done")
+    assert (result.status, result.stderr) == (0, "")
+
+
 def test_between_nuls_there_is_no_place_for_jobs_of_submit_files(clstr: Run, tmp_path: Path) -> None:
     (tmp_path / "a.sub").write_text('executable = false\n+Name = "a"\nqueue\n')
     (tmp_path / "jobs.nul").write_bytes(b"exit 1\0")
