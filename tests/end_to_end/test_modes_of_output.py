@@ -137,3 +137,19 @@ def test_control_sequences_in_jobs_are_shown_escaped_wherever_clstr_prints_them(
     said = run.result().stderr
     assert said.count("# \\x1b[2J\\xff") == 3  # begun, running, not done
     assert "\x1b" not in said
+
+
+def test_a_submit_file_names_files_for_the_streams_of_a_job(clstr: Run, tmp_path: Path) -> None:
+    (tmp_path / "work.sub").write_text(
+        "executable = /bin/sh\n"
+        'arguments = "-c \'echo out $CLSTR_ATTEMPT; echo err >&2; [ $CLSTR_ATTEMPT = 2 ]\'"\n'
+        "max_retries = 1\n"
+        "output = $(Process).out\nqueue 2\n"
+        "output = missing/out\nqueue\n"
+    )
+    result = clstr("--tag", "-k", "-n", ":", "-S", "work.sub")
+    assert (result.status, result.stdout) == (1, b"")
+    assert [(tmp_path / f"{n}.out").read_bytes() for n in (0, 1)] == [b"out 2\n"] * 2
+    said = result.stderr.splitlines()
+    assert said.count("this machine: err") == 2
+    assert any("missing/out: No such file or directory" in line for line in said)
