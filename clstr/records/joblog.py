@@ -15,8 +15,8 @@ Rules:
 - A last line without its newline is what a crash leaves. It is cut off: completed it might name a shorter command, and
   GNU parallel gives up on a log that has such a line. Other lines that are no records are left alone, and told of.
 - Without ``--resume`` a log that is there is begun anew, as GNU parallel does; but a file that is no log is refused.
-- Of a log that is read, 16 bytes a distinct command are kept: its hash (64 bits) and its count. Two of a million
-  commands are taken for one with a chance of 1 in 10^7.
+- Of a log that is read, 16 bytes a line are kept: a hash of 64 bits and a counter. That two of a million commands are
+  taken for one has a chance of 1 in 10^7.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ import os
 import re
 import signal
 from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
-from itertools import groupby
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import assert_never
 
 from clstr.model import (
@@ -60,7 +59,10 @@ from clstr.records.files import LogFile
 HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 
 _KNOWN_BY = b"Seq\tHost\tStarttime\t"  # older versions of GNU parallel call the next column Runtime
-_RECORD = re.compile(rb"^\d+\t([^\t\n]+)\t *[-\d.]+\t *[-\d.]+\t-?\d+\t-?\d+\t(-?\d+)\t(-?\d+)\t([^\n]*)\n", re.M)
+# Possessive (``++``): a line that is no record is given up at once, and one that is costs half as much.
+_RECORD = re.compile(
+    rb"^\d++\t([^\t\n]++)\t *+[-\d.]++\t *+[-\d.]++\t[-\d]++\t[-\d]++\t([-\d]++\t[-\d]++)\t([^\n]*+)\n", re.M
+)
 _CHUNK = 1 << 20
 _PARTS = 256
 _SENT_BY_TIMEOUT = (-1, int(signal.SIGTERM))
@@ -71,28 +73,27 @@ class Recorded:
 
     def __init__(self) -> None:
         self._hashes = [array("q") for _ in range(_PARTS)]
-        self._counts: list[array[int]] = []
+        self._taken: list[array[int]] = []  # how often it was asked for, where the first of its equals stands
 
-    def add(self, key: bytes) -> None:
-        """It is recorded once more."""
-        number = hash(key)
-        self._hashes[number % _PARTS].append(number)
+    def add(self, keys: Iterable[bytes]) -> None:
+        """Each of them is recorded once more."""
+        parts = self._hashes
+        for number in map(hash, keys):
+            parts[number % _PARTS].append(number)
 
     def complete(self) -> None:
         """All is added; from now on it can be asked."""
-        for index, hashes in enumerate(self._hashes):
-            groups = [(number, len(list(group))) for number, group in groupby(sorted(hashes))]
-            self._hashes[index] = array("q", (number for number, _ in groups))
-            self._counts.append(array("q", (count for _, count in groups)))
+        self._hashes = [array("q", sorted(hashes)) for hashes in self._hashes]
+        self._taken = [array("q", bytes(8 * len(hashes))) for hashes in self._hashes]
 
     def take(self, key: bytes) -> bool:
         """Is it recorded once more than it was asked for?"""
         number = hash(key)
-        hashes, counts = self._hashes[number % _PARTS], self._counts[number % _PARTS]
-        place = bisect_left(hashes, number)
-        if place == len(hashes) or hashes[place] != number or not counts[place]:
+        hashes, taken = self._hashes[number % _PARTS], self._taken[number % _PARTS]
+        first = bisect_left(hashes, number)
+        if first == len(hashes) or bisect_right(hashes, number) - first <= taken[first]:
             return False
-        counts[place] -= 1
+        taken[first] += 1
         return True
 
 
@@ -132,10 +133,8 @@ class Joblog:
             if not end:  # a line longer than that, which is none of ours
                 lines, end = b"\n", len(lines)
             records = _RECORD.findall(lines, 0, end)
-            for host, status, number, command in records:
-                if status == number == b"0":
-                    key = command.removesuffix(strip)
-                    add(host + b"\t" + key if by_node else key)
+            done = [(host, command.removesuffix(strip)) for host, status, command in records if status == b"0\t0"]
+            add(b"\t".join(both) if by_node else both[1] for both in done)
             self._strange += lines.count(b"\n", 0, end) - len(records)
             place += end
         self._strange -= keep > 0  # the header

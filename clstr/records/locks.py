@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clstr.records.files import write_all
+from clstr.records.files import put
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +44,60 @@ def this_process() -> Holder:
     return Holder("".join(socket.gethostname().split()) or "localhost", os.getpid(), _start_of(os.getpid()) or "?")
 
 
-def take(path: str, me: Holder) -> tuple[Holder | str | None, Holder | None]:
-    """Take the lock: gives who holds it instead, if anybody, and whose stale lock was replaced, if one was.
+class Locks:
+    """The locks of this run in one directory.
 
-    Raises OSError.
+    What all its locks say stands in one file, in a directory ``.clstr`` beside them, of which a lock is a further link:
+    to make a file for each costs ten times as much. So it is with ``status``, the text of ``NAME.status``. What a run
+    that crashed has left there the next one removes.
     """
-    if _link(path, me):
-        return None, None
-    with _alone_in(os.path.dirname(path)):
-        holder = read(path)
-        if isinstance(holder, Holder) and _is_gone(holder, me):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            return (None, holder) if _link(path, me) else (read(path), None)
-    return holder, None
+
+    def __init__(self, directory: str) -> None:
+        """Raises OSError."""
+        self.me = this_process()
+        self._directory = directory
+        self._place = os.path.join(directory, ".clstr")
+        self._finished = os.path.join(self._place, f"{self.me.host}.{self.me.pid}")
+        self.status = f"{self._finished}.status"
+        os.makedirs(self._place, exist_ok=True)
+        self._sweep()
+        put(self._finished, self.me.line)
+        put(self.status, b"%d w\n" % self.me.pid)
+
+    def _sweep(self) -> None:
+        for name in os.listdir(self._place):
+            holder = read(path := os.path.join(self._place, name))
+            if isinstance(holder, Holder) and _is_gone(holder, self.me):
+                release(path)
+                release(f"{path}.status")
+
+    def take(self, path: str) -> tuple[Holder | str | None, Holder | None]:
+        """Take the lock: gives who holds it instead, if anybody, and whose stale lock was replaced, if one was.
+
+        Raises OSError.
+        """
+        if self._link(path):
+            return None, None
+        with _alone_in(self._directory):
+            holder = read(path)
+            if isinstance(holder, Holder) and _is_gone(holder, self.me):
+                release(path)
+                return (None, holder) if self._link(path) else (read(path), None)
+        return holder, None
+
+    def _link(self, path: str) -> bool:
+        try:
+            os.link(self._finished, path)
+        except FileExistsError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """No lock is taken any more."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.status)
+            os.unlink(self._finished)
+            os.rmdir(self._place)  # where no other run is
 
 
 def release(path: str) -> None:
@@ -75,20 +115,6 @@ def read(path: str) -> Holder | str:
         return "a run that has just ended"
     except (OSError, ValueError):
         return f"somebody ({path} is none of clstr's: remove it if nobody is at work)"
-
-
-def _link(path: str, me: Holder) -> bool:
-    finished = f"{path}.{me.host[:24]}.{me.pid}"  # a name has 255 bytes, of which the job's may have 200
-    fd = os.open(finished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-    try:
-        write_all(fd, me.line)
-        os.link(finished, path)
-    except FileExistsError:
-        return False
-    finally:
-        os.close(fd)
-        os.unlink(finished)
-    return True
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@
 Rules:
 - ``.done`` means done: a job that has it is not run, in no later run either, until somebody removes it. It is looked
   for when the job is read, and again once its lock is held.
-- Every file but ``.out`` and ``.err`` appears whole, by rename or by link, and in this order: ``.code``, ``.done``, and
+- Every file but ``.out`` and ``.err`` appears whole, by rename or by link (``.done`` is a link to ``.code``: each file
+  that need not be made saves a tenth of all that a job costs here), and in this order: ``.code``, ``.done``, and
   only then what else is told of the job. So a crash leaves no job recorded as done that is not.
 - All but the job's lock may be changed by who holds it only.
 - What cannot be written is kept in mind, and raised to the runner with the next event.
@@ -79,16 +80,13 @@ class RunDir:
         self._name_of = name_of
         self._script = script
         self._warn = warn
-        self._me = locks.this_process()
-        self._status = f"{self._me.pid} w\n".encode()
         self._held: dict[int, _Open] = {}
         self._error: OSError | None = None
         try:
             os.makedirs(path, exist_ok=True)
+            self._locks = locks.Locks(path)
         except OSError as error:
-            raise BadInput(f"{path}: {error.strerror} (--run-dir needs a directory of its own)") from error
-        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-            raise BadInput(f"{path}: cannot be written (--run-dir needs a directory that can be)")
+            raise BadInput(f"{path}: {error.strerror} (--run-dir needs a directory that can be written)") from error
 
     def done(self, jobs: Sequence[Job]) -> Collection[int]:
         """The gate: those that have ``.done``."""
@@ -99,7 +97,7 @@ class RunDir:
             return False
         if os.path.exists(f"{base}.lock"):  # a crash came between the two, and nobody will enter here again
             with contextlib.suppress(OSError):
-                if locks.take(f"{base}.lock", self._me)[0] is None:
+                if self._locks.take(f"{base}.lock")[0] is None:
                     locks.release(f"{base}.lock")
         return True
 
@@ -114,7 +112,7 @@ class RunDir:
             return Refused(f"{base}: {error.strerror}")
 
     def _enter(self, attempt: Attempt, base: str) -> Found | Refused | None:
-        holder, gone = locks.take(f"{base}.lock", self._me)
+        holder, gone = self._locks.take(f"{base}.lock")
         if holder is not None:
             return Refused(f"locked by {holder}")
         if gone is not None:
@@ -124,12 +122,14 @@ class RunDir:
             if os.path.exists(f"{base}.done"):
                 locks.release(f"{base}.lock")
                 return Found()
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{base}.code")
+            for old in ("code", "status", "input"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{base}.{old}")
             put(f"{base}.run", self._script(attempt), 0o700)
-            self._link_input(attempt.job, base)
+            if attempt.job.terms.input is not None:
+                os.symlink(os.path.abspath(attempt.job.terms.input), f"{base}.input")
             out, err = (os.open(f"{base}.{stream}", _CREATE, 0o666) for stream in ("out", "err"))
-            put(f"{base}.status", self._status)
+            os.link(self._locks.status, f"{base}.status")
         except OSError:
             _close(out, err)
             with contextlib.suppress(OSError):
@@ -137,12 +137,6 @@ class RunDir:
             raise
         self._held[attempt.job.id] = _Open(base, out, err)
         return None
-
-    def _link_input(self, job: Job, base: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{base}.input")
-        if job.terms.input is not None:
-            os.symlink(os.path.abspath(job.terms.input), f"{base}.input")
 
     def sink(self, attempt: Attempt, sink: Sink) -> Sink:
         """The sink, what comes kept in the job's files too."""
@@ -159,12 +153,13 @@ class RunDir:
                 self._ended(attempt, outcome)
             case Done(job, _):
                 if (held := self._held.get(job.id)) is not None and self._error is None:
-                    put(f"{held.base}.done", b"")
+                    with naming(held.base):
+                        os.link(f"{held.base}.code", f"{held.base}.done")
                 self._release(job.id)
             case Failed(job):
                 self._release(job.id)
             case Finished():
-                self.close()
+                self._release_all()
             case _:
                 pass
         if self._error is not None:
@@ -191,7 +186,11 @@ class RunDir:
             locks.release(f"{held.base}.lock")
 
     def close(self) -> None:
-        """Give back every lock that is held."""
+        """Give back every lock that is held, and take no more."""
+        self._release_all()
+        self._locks.close()
+
+    def _release_all(self) -> None:
         for job in list(self._held):
             with contextlib.suppress(OSError):
                 self._release(job)

@@ -182,7 +182,7 @@ def test_a_table_has_all_jobs_when_the_run_ends_early(clstr: Clstr, tmp_path: Pa
         (["--joblog", "notes"], "notes:1: not a joblog: it begins with 'dear diary' (name another"),
         (["--joblog", "jobs"], "jobs: --joblog would overwrite what --job-file reads (name another file)"),
         (["-d", "notes"], "notes: not a directory (--run-dir needs one, or a name that is free)"),
-        (["-d", "notes/below"], "notes/below: Not a directory (--run-dir needs a directory of its own)"),
+        (["-d", "notes/below"], "notes/below: Not a directory (--run-dir needs a directory that can be written)"),
         (["-d", "place", "--results", "./place"], "./place: --run-dir and --results name one directory (name two)"),
         (["--csv", "x", "--trace", "./x"], "./x: --csv and --trace name one file (name two)"),
         (["--events", "x", "-o", "x"], "x: --stdout and --events name one file (name two)"),

@@ -83,8 +83,8 @@ class Records:
     def _check_run_dir(self) -> set[int]:
         names: dict[str, set[str]] = {}
         for entry in os.scandir(self.run_dir) if self.run_dir.exists() else ():
-            name, suffix = entry.name.rsplit(".", 1) if ".lock." not in entry.name else (entry.name, "new")
-            if suffix != "new":  # what had no name yet
+            name, suffix = entry.name.rsplit(".", 1)
+            if suffix not in ("new", "clstr"):  # what had no name yet, and what the locks are made of
                 assert suffix in SUFFIXES, entry.name
                 names.setdefault(name, set()).add(suffix)
         done = set()
@@ -164,6 +164,6 @@ def test_a_run_that_is_killed_again_and_again_goes_on_where_it_was(
     assert last.process.wait(PATIENCE) == 0, last.said()
     look()
     assert recorded == set(range(1, JOBS + 1))
-    assert not [name for name in os.listdir(records.run_dir) if name.endswith((".lock", ".status"))]
+    assert not [name for name in os.listdir(records.run_dir) if name.endswith((".lock", ".status", ".clstr"))]
     twice = len(ran) - len(set(ran))
     print(f"{KILLS} kills: {survived} of {JOBS} jobs were recorded before the last run; {twice} ran more than once")

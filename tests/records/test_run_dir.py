@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def run(path: Path) -> Iterator[RunDir]:
 
 
 def files(path: Path) -> set[str]:
-    return {entry.name for entry in path.iterdir()}
+    return {entry.name for entry in path.iterdir()} - {".clstr"}
 
 
 def enter(run: RunDir, of: Attempt, inner: Sink | None = None) -> Sink:
@@ -206,12 +207,27 @@ def test_a_stale_lock_beside_done_is_removed_and_one_that_is_held_stands(path: P
     assert files(path) == {"job1.done", "job2.done", "job2.lock"}
 
 
+def test_what_runs_that_crashed_have_left_is_removed_and_the_last_run_leaves_nothing(path: Path) -> None:
+    me = locks.this_process()
+    (path / ".clstr").mkdir(parents=True)
+    dead = path / ".clstr" / f"{me.host}.{a_dead_process()}"
+    dead.write_bytes(locks.Holder(me.host, int(dead.suffix[1:]), "long-ago").line)
+    dead.with_name(f"{dead.name}.status").write_text("1 w\n")
+    (path / ".clstr" / "elsewhere.1").write_text("elsewhere 1 x\n")
+    run = opened(path)
+    names = {entry.name for entry in (path / ".clstr").iterdir()}
+    assert names == {"elsewhere.1", f"{me.host}.{me.pid}", f"{me.host}.{me.pid}.status"}
+    (path / ".clstr" / "elsewhere.1").unlink()
+    run.close()
+    assert not [*path.iterdir()]
+
+
 TAKER = """
 import sys
 from clstr.records import locks
-me = locks.this_process()
+mine = locks.Locks(sys.argv[1])
 sys.stdin.readline()
-print(sum(locks.take(f"{sys.argv[1]}/{n}.lock", me)[0] is None for n in range(200)), flush=True)
+print(sum(mine.take(f"{sys.argv[1]}/{n}.lock")[0] is None for n in range(200)), flush=True)
 sys.stdin.readline()
 """
 
@@ -239,7 +255,7 @@ def test_of_many_runs_that_want_a_stale_lock_one_gets_it(tmp_path: Path) -> None
 
 
 def test_a_directory_that_disappears_is_told_with_the_next_event(run: RunDir, path: Path) -> None:
-    path.rmdir()
+    shutil.rmtree(path)
     of = attempt(job(1))
     refused = run.enter(of)
     assert refused == Refused(f"{path}/job1: No such file or directory")
@@ -271,7 +287,7 @@ def test_a_job_whose_output_could_not_be_kept_is_not_recorded_as_done(
 def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine\n")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(BadInput, match=r"\(--run-dir needs a directory of its own\)$"):
+        with pytest.raises(BadInput, match=r"\(--run-dir needs a directory that can be written\)$"):
             opened(path)
     assert (tmp_path / "file").read_text() == "mine\n"
 
