@@ -21,6 +21,7 @@ PRINTS = {
     "generated_jobs.sh": [*(f"I am job {n}" for n in range(1, 11)), "lines", "several"],
     "inventory.sh": ["6 ", "6 "],
     "watch_a_long_run.sh": [*map(str, range(1, 13)), *(["<'Job' 'sleep 0."] * 3)],
+    "timeline.sh": ["evicted: exit 1", "pardoned"],
     "idle_nodes.sh": [f"simulation {n} ran on an idle machine" for n in (1, 2, 3)],
     "sweep.sh": [
         *(f"{model} at {rate}: loss " for rate in ("0.1", "0.01") for model in ("linear", "quadratic", "exotic")),

@@ -177,6 +177,9 @@ PRINTS = {
     "clstr --node-file nodes.txt --var TOKEN --job './simulate key={TOKEN}'": ["simulate key=t0k3n"],
     "clstr --node-file nodes.txt --submit study.sub --token license=2": STUDIED,
     "clstr --node-file nodes.txt --submit study.sub --token license=2 --only collect": STUDIED,
+    f"clstr {FILES} --joblog log.txt --resume": JOBS,
+    f"clstr {FILES} --run-dir runs": JOBS,
+    f"clstr {FILES} --csv table.csv --events events.jsonl --trace trace.json": JOBS,
     f"clstr --status --active-nodes running.txt {FILES} --stdout results.txt --stderr": [],
 }
 """What each command prints, sorted; None where that depends on the machine."""
