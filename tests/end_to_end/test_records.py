@@ -19,6 +19,7 @@ Clstr = Callable[..., Result]
 Start = Callable[..., Process]
 
 ALL = ["--joblog", "log", "-d", "dir", "--csv", "table.csv", "--events", "events", "--trace", "trace"]
+ROOT = Path(__file__).parent.parent.parent
 HEADER = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 
 
@@ -75,12 +76,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(start: Start, clstr: Clstr, 
 def test_the_script_of_a_job_runs_it_again(clstr: Clstr, tmp_path: Path) -> None:
     result = clstr("-n", ": class=a,b", "--class", "b", "-j", "echo \"it's $CLSTR_JOB\" $A", "-d", "dir")
     assert result.lines == ["it's 1"]
-    (script,) = (tmp_path / "dir").glob("*.run")
-    assert script.name.startswith("echo-it-s-CLSTR_JOB-A-")
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "A": "again"}
-    environment["PYTHONPATH"] = str(Path(__file__).parent.parent.parent)
-    again = subprocess.run([script], capture_output=True, text=True, env=environment, timeout=120, check=False)
-    assert (again.returncode, again.stdout, again.stderr) == (0, "it's 1 again\n", "")
+    assert again(tmp_path / "dir", "echo-it-s-CLSTR_JOB-A-*", A="again") == "it's 1 again\n"
 
 
 def test_done_is_done_until_it_is_removed(clstr: Clstr, tmp_path: Path) -> None:
@@ -305,3 +301,56 @@ def test_names_with_dots_have_files_of_their_own(clstr: Clstr, tmp_path: Path) -
     printed = {path.name: path.read_text() for path in (tmp_path / "run").glob("*.out")}
     assert printed == {"exp.0.out": "0\n", "exp.1.out": "1\n", "exp.out": "2\n"}
     assert len(list((tmp_path / "run").glob("*.done"))) == 3
+
+
+# --- workloads ---------------------------------------------------------------------------------------------
+
+
+def test_no_value_of_a_variable_is_in_any_record_and_the_script_takes_it_from_its_environment(
+    clstr: Clstr, tmp_path: Path
+) -> None:
+    jobs = ["-j", "echo {TOKEN} for {I}", "--matrix", "I=one,two", "--var", "TOKEN=t0k3n"]
+    result = clstr("-n", ":", *jobs, *ALL, "--active-nodes", "active")
+    assert (result.status, result.lines) == (0, ["t0k3n for one", "t0k3n for two"])
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        assert "t0k3n" not in path.name
+        assert path.suffix == ".out" or path.name.startswith("stdout-") or b"t0k3n" not in path.read_bytes(), path
+    with (tmp_path / "table.csv").open(newline="") as file:
+        assert [row["I"] for row in csv.DictReader(file)] == ["one", "two"]
+    assert again(tmp_path / "dir", "*two*", TOKEN="other") == "other for two\n"
+
+
+def again(run_dir: Path, pattern: str, **more: str) -> str:
+    """What the script of the job prints."""
+    (script,) = run_dir.glob(f"{pattern}.run")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(run_dir), "PYTHONPATH": str(ROOT), **more}
+    result = subprocess.run([script], capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+def test_jobs_of_a_submit_file_keep_their_names_their_order_and_their_input(clstr: Clstr, tmp_path: Path) -> None:
+    (tmp_path / "words").write_text("b\na\n")
+    (tmp_path / "study.sub").write_text(
+        'executable = sort\ninput = words\nenvironment = "A=1 B=\'x y\'"\n+Name = "t.sort"\nqueue\n'
+        'executable = cat\narguments = last\ninput =\n+After = "t.sort"\n+Name = "t.last"\nqueue\n'
+    )
+    run = ["-n", ":", "-S", "study.sub", *ALL, "--resume", "--retries", "0"]
+    first = clstr(*run)
+    assert (first.status, first.lines) == (1, ["a", "b"])
+    assert os.readlink(tmp_path / "dir" / "t.sort.input") == str(tmp_path / "words")
+    assert (tmp_path / "dir" / "t.sort.done").exists()
+    (tmp_path / "last").write_text("at last\n")
+    second = clstr(*run)  # what it comes after is done already
+    assert (second.status, second.lines) == (0, ["at last"])
+    assert again(tmp_path / "dir", "t.sort") == "a\nb\n"
+    assert [fields[4] for fields in logged(tmp_path)] == ["4", "0", "0"]
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", ".hidden", "x" * 201, "a b"])
+def test_a_name_that_is_no_file_name_is_refused(name: str, clstr: Clstr, tmp_path: Path) -> None:
+    (tmp_path / "study.sub").write_text(f'executable = echo\n+Name = "{name}"\nqueue\n')
+    result = clstr("-n", ":", "-S", "study.sub", "-d", "dir")
+    assert (result.status, result.stdout) == (2, b"")
+    assert re.match(r"clstr: study.sub:2: \+Name .*\n$", result.stderr)
+    assert result.stderr.count("\n") == 1
