@@ -91,9 +91,11 @@ class Results:
         return _Place(self._own / str(next(self._places)), self._path / self._name_of(attempt.job))
 
     def close(self) -> None:
-        """Remove what is no job's results."""
+        """Remove what is no job's results; idempotent."""
         shutil.rmtree(self._own, ignore_errors=True)
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
 
 class _Place:

@@ -27,16 +27,16 @@ class Input:
     def __init__(self, path: str) -> None:
         """Open it; must not be called on the loop's thread. Raises OSError."""
         self.path = path
-        # No waiting for the writer of a FIFO; and a file object, which closes itself if nobody waits for it any more.
-        self._file = io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # no waiting for the writer of a FIFO
         try:
-            found = os.fstat(self._file.fileno())
+            found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) and not os.path.samestat(found, os.stat(os.devnull)):
                 raise OSError(0, "is not a regular file", path)
         except BaseException:
-            self.close()
+            os.close(fd)
             raise
         self.size = found.st_size
+        self._file = io.FileIO(fd)  # it closes itself when nobody waits for it any more
 
     async def read(self, offset: int) -> bytes:
         """The next piece, at least one byte; to be asked below ``size`` only. Raises CannotRead."""

@@ -14,20 +14,19 @@ this machine. A node may name and send anything; so these rules hold, whatever i
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import enum
 import os
 import posixpath
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from clstr.transport.patience import in_thread, within
 
-T = TypeVar("T")
-
 STALL = 60.0
-"""Seconds that a node may take for one answer."""
+"""Seconds without anything from a node after which a copy has failed."""
 
 DEPTH = 64
 """Directories within each other that are copied at most; each keeps two descriptors open."""
@@ -88,11 +87,14 @@ class Landing:
         self.left_out: list[bytes] = []
         """The first NAMED of the links and devices that were not copied."""
         self.left_out_count = 0
+        self.answers = 0
+        """How often the node sent something."""
         self._limit = limit
         self._left = limit
 
     def count(self, size: int) -> None:
         """So many bytes were received. Raises FetchFailed."""
+        self.answers += 1
         self._left -= size
         if self._left < 0:
             raise FetchFailed(f"more than {self._limit:,} bytes (see --results-limit)")
@@ -107,6 +109,28 @@ async def collect(
     is a file's, a directory's or, where there is neither, how the names of several begin. Raises FetchFailed, OSError
     for what this machine cannot do, and what the tree raises.
     """
+    work = asyncio.ensure_future(_collect(tree, names, landing, home, directory))
+    try:
+        while not work.done():
+            before = landing.answers
+            try:
+                async with within(STALL):
+                    await asyncio.wait([work])
+            except TimeoutError:
+                if landing.answers == before:
+                    raise FetchFailed(f"nothing came for {STALL:g} s", again=True) from None
+        work.result()
+    finally:
+        # Whoever leaves early does not wait for a node that says nothing: asyncssh wants an answer to each file that it
+        # closes. Every turn ends one such wait.
+        while not work.done():
+            work.cancel()
+            await asyncio.sleep(0)
+
+
+async def _collect(
+    tree: Tree, names: Sequence[bytes], landing: Landing, home: bytes, directory: bytes | None
+) -> None:
     place = b"" if directory is None else _from_home(directory, home)
     taken: dict[bytes, bytes] = {}  # the path of each base name
     for name in dict.fromkeys(names):
@@ -137,7 +161,8 @@ async def _results(
     base = posixpath.basename(bare)
     if base in (b"", b".", b"..") or b"\0" in name or len(path) > LONGEST:
         raise FetchFailed(f"{shown(name)}: is no name that a copy could have here")
-    found = await _answer(tree.look(bare))
+    found = await tree.look(bare)
+    landing.answers += 1
     if found is not None:
         if found.kind is Kind.OTHER:
             raise FetchFailed(f"{shown(name)}: is neither a file nor a directory, and links are not followed")
@@ -145,7 +170,7 @@ async def _results(
         yield bare, base, found
         return
     parent = posixpath.dirname(bare)
-    if path != bare or (parent and await _answer(tree.look(parent)) is None):
+    if path != bare or (parent and await tree.look(parent) is None):
         return
     async with contextlib.aclosing(_entries(tree, parent or b".", landing)) as entries:
         async for entry, found in entries:
@@ -177,9 +202,9 @@ async def _copy(
     try:
         if found.kind is Kind.FILE:
             async with contextlib.aclosing(tree.read(path)) as pieces:
-                while data := await _answer(anext(pieces, b"")):
+                async for data in pieces:
                     landing.count(len(data))
-                    await in_thread(_write, fd, data)
+                    await in_thread(_write, os.dup(fd), data)
         else:
             async with contextlib.aclosing(_entries(tree, path, landing)) as entries:
                 async for entry, inner in entries:
@@ -194,15 +219,18 @@ async def _copy(
 
 
 def _write(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
+    """Write and close: the descriptor is the thread's own, lest it write to what has its number next."""
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    finally:
+        os.close(fd)
 
 
 async def _entries(tree: Tree, path: bytes, landing: Landing) -> AsyncGenerator[tuple[bytes, Found], None]:
     """What a directory holds, each name counted and fit to be a file's."""
     async with contextlib.aclosing(tree.list(path)) as listing:
-        while (pair := await _answer(anext(listing, None))) is not None:
-            entry, found = pair
+        async for entry, found in listing:
             landing.count(len(entry) + ENTRY)
             if entry not in (b".", b".."):
                 _check_entry(entry, path)
@@ -212,14 +240,6 @@ async def _entries(tree: Tree, path: bytes, landing: Landing) -> AsyncGenerator[
 def _check_entry(entry: bytes, path: bytes) -> None:
     if not entry or b"/" in entry or entry in (b".", b"..") or any(byte < 32 or byte == 127 for byte in entry):
         raise FetchFailed(f"{shown(path)}: a name there is none for a file here: {shown(entry)}")
-
-
-async def _answer(answer: Awaitable[T]) -> T:
-    try:
-        async with within(STALL):
-            return await answer
-    except TimeoutError:
-        raise FetchFailed(f"the node sent nothing for {STALL:g} s", again=True) from None
 
 
 def shown(name: bytes) -> str:

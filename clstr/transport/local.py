@@ -113,9 +113,12 @@ class LocalTree:
     async def read(self, path: bytes) -> AsyncGenerator[bytes, None]:
         with _about(path):
             fd = await in_thread(os.open, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        offset = 0
         try:
             with _about(path):
-                while data := await in_thread(os.read, fd, _PIECE):
+                # At an offset: a descriptor that is closed under a thread may be a socket's next, which then fails.
+                while data := await in_thread(os.pread, fd, _PIECE, offset):
+                    offset += len(data)
                     yield data
         finally:
             os.close(fd)

@@ -72,7 +72,7 @@ class Stage:
 
         return self.do(start())
 
-    def ssh(self, server: Callable[[], asyncssh.SSHServer]) -> int:
+    def ssh(self, server: Callable[[], asyncssh.SSHServer], **options: Any) -> int:
         """A server of SSH; gives its port."""
 
         async def start() -> int:
@@ -84,6 +84,7 @@ class Stage:
                 authorized_client_keys=str(self._site.authorized_keys),
                 encoding=None,
                 gss_host=None,
+                **options,
             )
             self._closers.append(acceptor.close)
             return int(acceptor.get_port())

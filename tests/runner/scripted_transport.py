@@ -34,7 +34,7 @@ from clstr.model import (
 )
 from clstr.runner import Conditions, Preparation, Runner, Steps
 from clstr.scheduler import Limits, Scheduler
-from clstr.transport import CannotConnect, Command, NoChannel
+from clstr.transport import CannotConnect, Command, FetchFailed, Landing, NoChannel
 
 PATIENCE = 5.0
 """Seconds after which a test has failed."""
@@ -101,6 +101,22 @@ class NoFlow:
     def resume(self) -> None: ...
 
 
+@dataclass(eq=False)
+class ScriptedFetch:
+    """A copy of results, which the test ends."""
+
+    names: tuple[bytes, ...]
+    directory: bytes | None
+    landing: Landing
+    over: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def end(self, error: Exception | None = None) -> None:
+        if error is None:
+            self.over.set_result(None)
+        else:
+            self.over.set_exception(error)
+
+
 class ScriptedConnection:
     """A connection; ``break_`` cuts it."""
 
@@ -116,6 +132,18 @@ class ScriptedConnection:
         self.closed = False
         self.refusal: str | None = None  # what further channels are refused with
         self.mute = False  # gives no sign of life, until it is lost
+        self.fetching: list[ScriptedFetch] = []
+
+    async def fetch(self, names: Sequence[bytes], directory: bytes | None, landing: Landing) -> None:
+        fetch = ScriptedFetch(tuple(names), directory, landing)
+        self.fetching.append(fetch)
+        try:
+            await asyncio.wait([fetch.over, self.lost], return_when=asyncio.FIRST_COMPLETED)
+            if not fetch.over.done():
+                raise FetchFailed("the connection is gone", again=True)
+            await fetch.over
+        finally:
+            self.fetching.remove(fetch)
 
     async def answers(self) -> bool:
         if not self.mute:
@@ -195,6 +223,12 @@ class ScriptedTransport:
         return next(connection for connection in reversed(self.connections) if connection.node.text == text)
 
     @property
+    def fetching(self) -> list[ScriptedFetch]:
+        """The copies that the test has yet to end."""
+        fetching = [fetch for connection in self.connections for fetch in connection.fetching]
+        return [fetch for fetch in fetching if not fetch.over.done()]
+
+    @property
     def running(self) -> list[ScriptedChannel]:
         return [channel for connection in self.connections for channel in connection.running]
 
@@ -202,8 +236,13 @@ class ScriptedTransport:
 class Jobs:
     """A source whose jobs are there from the beginning; ``then`` is raised behind them, after ``go_on``."""
 
-    def __init__(self, lines: Sequence[str], then: BadInput | None = None, budget: int | None = None) -> None:
-        self._jobs = [Job(number, line.encode(), budget=budget) for number, line in enumerate(lines, 1)]
+    def __init__(
+        self, lines: Sequence[str | Job], then: BadInput | None = None, budget: int | None = None
+    ) -> None:
+        self._jobs = [
+            line if isinstance(line, Job) else Job(number, line.encode(), budget=budget)
+            for number, line in enumerate(lines, 1)
+        ]
         self._given = 0
         self._then = then
         self.go_on = asyncio.Event()
@@ -247,7 +286,7 @@ class Play:
     def __init__(
         self,
         nodes: dict[str, int],
-        lines: Sequence[str],
+        lines: Sequence[str | Job],
         *,
         transport: ScriptedTransport | None = None,
         conditions: Conditions | None = None,
@@ -256,7 +295,7 @@ class Play:
         limits: Limits | None = None,
         sink: Sink | None = None,
         sink_of: Callable[[Attempt], Sink] | None = None,
-        **beside: Any,  # gate, door and records
+        **beside: Any,  # gate, door, records and results
     ) -> None:
         self.transport = transport or ScriptedTransport()
         self.heard: list[Fact | News] = []

@@ -12,8 +12,10 @@ import functools
 import hashlib
 import os
 import random
+import re
 import signal
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +23,16 @@ from pathlib import Path
 import pytest
 
 from clstr.model import Exited, Flow, Killed, Lost, Node, NotStarted, Outcome, Refused, Stopped
-from clstr.transport import MAX_COMMAND, CannotConnect, Command, Connection, Input, Transport
+from clstr.transport import (
+    MAX_COMMAND,
+    CannotConnect,
+    Command,
+    Connection,
+    FetchFailed,
+    Input,
+    Landing,
+    Transport,
+)
 from clstr.transport.external import ExternalSettings, ExternalTransport, split
 from clstr.transport.local import LocalTransport
 from clstr.transport.ssh import SshSettings, SshTransport
@@ -131,7 +142,8 @@ async def live(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
             rig = Rig(kind, transport, node, home, home, machine.disconnect, lambda: machine.starting | machine.running)
         else:
             start = request.getfixturevalue("cluster")
-            cluster = start(nodes=1, max_sessions=2 if "2 sessions" in kind else None)
+            sessions = 2 if "2 sessions" in kind else None
+            cluster = start(nodes=1, max_sessions=sessions, extra_config="Subsystem sftp internal-sftp")
             leash = "without leash" not in kind
             if kind.startswith("client"):
                 transport = ExternalTransport(ExternalSettings(split(f"ssh -F {cluster.ssh_config}"), leash=leash))
@@ -643,6 +655,163 @@ async def test_a_job_with_input_is_killed_like_any_other(rig: Rig) -> None:
             await eventually(lambda: not sleepers(number))
         for pid in sleepers(number):
             os.kill(pid, signal.SIGKILL)
+
+
+# --- results -------------------------------------------------------------------------------------------------
+
+SENDING = ["local", "sshd", "sshd with 2 sessions", "sshd without leash"]
+
+
+async def fetched(rig: Rig, *names: str | bytes, directory: str | None = None, limit: int = 10**9) -> Copied:
+    """What the names bring, in a directory of its own."""
+    with tempfile.TemporaryDirectory() as place:
+        fd = os.open(place, os.O_RDONLY)
+        try:
+            landing = Landing(fd, limit)
+            where = os.fsencode(str(rig.place) if directory is None else directory)
+            await rig.connection.fetch([os.fsencode(name) for name in names], where, landing)
+            return Copied(tree(Path(place)), sorted(landing.left_out))
+        finally:
+            os.close(fd)
+
+
+@dataclass
+class Copied:
+    files: dict[str, bytes | None]
+    left_out: list[bytes]
+
+
+def tree(top: Path) -> dict[str, bytes | None]:
+    """All that is below, by its path: a file's bytes, None for a directory."""
+    found = {}
+    for path in top.rglob("*"):
+        assert path.is_dir() or path.is_file()
+        assert not path.is_symlink()
+        found[str(path.relative_to(top))] = None if path.is_dir() else path.read_bytes()
+    return found
+
+
+async def make(rig: Rig, commands: str) -> None:
+    """Run the commands in a place of this test's own: the accounts' homes are those of all tests."""
+    if not rig.place.name.startswith("results-"):
+        rig.place /= f"results-{a_number()}"
+        await rig.run(f"mkdir {rig.place}")
+    assert await rig.run(f"cd {rig.place} && {commands}") == (Exited(0), b"", b"")
+
+
+@on_every_kind(SENDING)
+async def test_a_file_a_directory_and_what_begins_so_are_copied(rig: Rig) -> None:
+    await make(rig, "mkdir -p out/deep/er none; echo a >out/a; echo b >out/deep/er/b; : >out/empty")
+    await make(rig, "echo 1 >run.csv; echo 2 >run.log; mkdir run.d; echo 3 >run.d/x; echo no >other")
+    got = await fetched(rig, "out/", f"{rig.place}/run")
+    assert got.files == {
+        "out": None,
+        "out/a": b"a\n",
+        "out/deep": None,
+        "out/deep/er": None,
+        "out/deep/er/b": b"b\n",
+        "out/empty": b"",
+        "run.csv": b"1\n",
+        "run.log": b"2\n",
+        "run.d": None,
+        "run.d/x": b"3\n",
+    }
+    assert (await fetched(rig, "none", "out/deep/er/b")).files == {"none": None, "b": b"b\n"}
+
+
+@on_every_kind(SENDING)
+async def test_large_files_arrive_whole(rig: Rig) -> None:
+    _, out, _ = await rig.run(f"cd {rig.place} && head -c 3000001 /dev/urandom >big && sha256sum <big")
+    (content,) = (await fetched(rig, "big")).files.values()
+    assert content is not None
+    assert hashlib.sha256(content).hexdigest() == out.split()[0].decode()
+
+
+@on_every_kind(SENDING)
+async def test_times_are_kept_and_what_may_be_run_still_may(rig: Rig) -> None:
+    await make(rig, "mkdir d; echo >d/run; chmod 755 d/run; echo >d/set; chmod 6400 d/set; touch -t 200102030405 d/* d")
+    with tempfile.TemporaryDirectory() as place:
+        fd = os.open(place, os.O_RDONLY)
+        await rig.connection.fetch([b"d"], os.fsencode(rig.place), Landing(fd, 1000))
+        os.close(fd)
+        found = {path.name: path.stat() for path in (Path(place) / "d", *(Path(place) / "d").iterdir())}
+    assert {int(status.st_mtime) for status in found.values()} == {int(time.mktime((2001, 2, 3, 4, 5, 0, 0, 0, -1)))}
+    assert found["run"].st_mode & 0o100
+    assert not found["set"].st_mode & 0o7111
+
+
+@on_every_kind(SENDING)
+async def test_links_and_devices_are_left_out_and_an_endless_pipe_is_not_waited_for(rig: Rig) -> None:
+    await make(rig, "mkdir d; echo x >d/file; ln -s /etc d/etc; ln -s file d/again; ln -s none d/broken; mkfifo d/pipe")
+    got = await fetched(rig, "d")
+    assert got.files == {"d": None, "d/file": b"x\n"}
+    assert len(got.left_out) == 3  # as many as are named
+
+
+@on_every_kind(SENDING)
+async def test_what_cannot_be_copied_says_so(rig: Rig) -> None:
+    await make(rig, "mkdir -p a/x b/x; echo >a/y; echo >b/y; ln -s a link; mkfifo pipe; echo 12345 >long")
+    for names, why in (
+        (["none"], "'none': nothing there has this name or begins with it"),
+        (["a/none"], "'a/none': nothing there"),
+        (["none/"], "'none/': nothing there"),
+        (["none/x"], "'none/x': nothing there"),
+        (["a/y", "b/y"], "have one name"),
+        (["a/", "b/x", "a/x"], "have one name"),
+        (["link"], "'link': is neither a file nor a directory, and links are not followed"),
+        (["pipe"], "'pipe': is neither"),
+        (["."], "'.': is no name"),
+        (["a/.."], "'a/..': is no name"),
+        (["/"], "'/': is no name"),
+        (["a\0b"], "is no name"),
+        ([b"x" * 5000], "is no name"),
+    ):
+        with pytest.raises(FetchFailed, match=re.escape(why)):
+            await fetched(rig, *names)
+    with pytest.raises(FetchFailed, match=r"^more than 5 bytes \(see --results-limit\)$"):
+        await fetched(rig, "long", limit=5)
+    assert (await fetched(rig, "long", limit=6)).files == {"long": b"12345\n"}
+    assert (await fetched(rig, "long", "long")).files == {"long": b"12345\n"}
+
+
+@on_every_kind(SENDING)
+async def test_names_of_any_bytes_but_controls_are_kept(rig: Rig) -> None:
+    await make(rig, "mkdir d; echo x >'d/ $HOME \"*? \\'; printf 'd/\\377' | xargs touch")
+    got = await fetched(rig, "d")
+    assert got.files == {"d": None, 'd/ $HOME "*? \\': b"x\n", os.fsdecode(b"d/\xff"): b""}
+    await make(rig, "touch 'd/a\nb'")
+    with pytest.raises(FetchFailed, match="d': a name there is none for a file here"):
+        await fetched(rig, "d")
+
+
+@on_every_kind(SENDING)
+async def test_relative_names_begin_where_the_job_did(rig: Rig) -> None:
+    await make(rig, "mkdir -p in; echo x >in/file")
+    assert (await fetched(rig, "file", directory=f"{rig.place}/in")).files == {"file": b"x\n"}
+    assert (await fetched(rig, f"{rig.place}/in/file", directory="/")).files == {"file": b"x\n"}
+
+
+@on_every_kind(SENDING)
+async def test_a_copy_beside_jobs_takes_nothing_from_them(rig: Rig) -> None:
+    await make(rig, "echo x >file")
+    jobs = [rig.run(f"sleep 0.3; echo {n}") for n in range(6)]
+    copies = [fetched(rig, "file") for _ in range(3)]
+    results = await asyncio.gather(*jobs, *copies)
+    assert [out for _, out, _ in results[:6]] == [b"%d\n" % n for n in range(6)]
+    assert [copy.files for copy in results[6:]] == [{"file": b"x\n"}] * 3
+
+
+@on_every_kind([kind for kind in REMOTE if kind in SENDING])
+async def test_a_copy_whose_connection_breaks_says_so(rig: Rig) -> None:
+    await make(rig, "head -c 50000000 /dev/zero >big")
+    with tempfile.TemporaryDirectory() as place:
+        fd = os.open(place, os.O_RDONLY)
+        copy = asyncio.create_task(rig.connection.fetch([b"big"], os.fsencode(rig.place), Landing(fd, 10**9)))
+        await eventually(lambda: any(path.stat().st_size for path in Path(place).iterdir()))
+        rig.break_links()
+        with pytest.raises(FetchFailed):
+            await copy
+        os.close(fd)
 
 
 # --- channels ------------------------------------------------------------------------------------------------
