@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -249,6 +251,23 @@ def test_of_many_runs_that_want_a_stale_lock_one_gets_it(tmp_path: Path) -> None
         taker.communicate("\n", timeout=60)
     assert sum(taken) == 200
     assert files(tmp_path) == {f"{n}.lock" for n in range(200)}
+
+
+def test_a_stale_lock_is_judged_again_once_nobody_else_replaces_it(tmp_path: Path) -> None:
+    mine = locks.Locks(str(tmp_path))
+    lock = tmp_path / "1.lock"
+    lock.write_bytes(locks.Holder(mine.me.host, a_dead_process(), "long-ago").line)
+    taken: list[object] = []
+    directory = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    taker = threading.Thread(target=lambda: taken.append(mine.take(str(lock))[0]))
+    taker.start()
+    taker.join(0.3)
+    assert taker.is_alive()  # another run is at it
+    lock.write_bytes(mine.me.line)
+    os.close(directory)
+    taker.join()
+    assert taken == [mine.me]
 
 
 # --- what cannot be written --------------------------------------------------------------------------------
