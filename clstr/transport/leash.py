@@ -43,8 +43,8 @@ stop, without which nothing runs, or the number of bytes of the job's input, and
 
 from __future__ import annotations
 
-import os
 import re
+import sys
 
 from clstr.transport import KILL_GRACE, Command
 
@@ -169,7 +169,7 @@ def _in_lines(*commands: str) -> str:
 
 # A csh cannot read the job unharmed, and of its loops only a `foreach` in an eval works in a -c text. Inside
 # "`...`" it substitutes twice: ${clstr_d}clstr_s is $clstr_s by the second time. Its `exit` does not end a -c text,
-# but an `exec` does; the subshell comes there too, after an `exit` of the job. No bare double quote (see _TEXT).
+# but an `exec` does; the subshell comes there too, after an `exit` of the job. No bare double quote (see TEXT).
 # In the csh that is no tcsh (NetBSD's, OpenBSD's, Debian's `csh`) an eval does not pipe a builtin's output.
 _NO_TCSH = 'echo "this csh is not a tcsh and would garble the job (try --no-leash)" >&2; exit 1'
 _CSH = f"""\
@@ -222,7 +222,7 @@ set clstr_s = {
 exec /bin/sh -c exit\\ $status
 """
 
-# In one line and without single quotes (see _TEXT). fish's `read` drops what is not UTF-8.
+# In one line and without single quotes (see TEXT). fish's `read` drops what is not UTF-8.
 _FISH = "; ".join(
     f"""\
 set -l clstr_x (/bin/sh -c {_in_double_quotes(_FETCH)} sh $fish_pid)
@@ -270,7 +270,7 @@ exit $status
 )
 
 # fish's part is a word to the others, what follows it a word to fish; csh's part is a word to POSIX shells.
-_TEXT = f"""\
+TEXT = f"""\
 true '\\''; {_FISH}; '
 test $?shell = 1 && set clstr_l = "\\
 "
@@ -280,8 +280,13 @@ clstr_csh:
 {_CSH}"
 {_POSIX}#'
 """
-WRAPPER: bytes = _TEXT.encode()
-"""The command of every session, for whatever shell the login shell is."""
+WRAPPER: bytes = TEXT.encode()
+"""The command of every session, for whatever shell the login shell is; TEXT for asyncssh, whose log would take bytes
+apart for each session, even where nobody logs."""
+
+
+_FILE_SYSTEM = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+"""What os.fsencode does, without its detours: this is done for every job."""
 
 
 # --- the client's side ------------------------------------------------------------------------------------
@@ -294,10 +299,10 @@ def arm(command: Command) -> bytes:
     or a directory that is empty, or for such a newline or NUL, or for one in a value, or for a NUL in the job.
     """
     home, directory = _place(command.directory)
-    names = [name for name, _ in command.environment]
-    settings = [os.fsencode(name) + b"=" + os.fsencode(value) for name, value in command.environment]
+    settings = [b"%b=%b" % (_encoded(name), _encoded(value)) for name, value in command.environment]
     lines = [_MAGIC.encode(), b"%d" % len(settings), *settings, home, directory]
-    if not all(names) or any(not line or b"\n" in line for line in lines):
+    names = all(name for name, _ in command.environment)
+    if not names or not all(lines) or b"\n".join(lines).count(b"\n") >= len(lines):
         raise ValueError("empty, or with a newline: a setting or the directory of a job")
     size = 0 if command.input is None else command.input.size
     lines += [*_without_empty_lines(command.line), b"%d" % size if size else b".", b""]
@@ -305,6 +310,10 @@ def arm(command: Command) -> bytes:
     if b"\0" in said:
         raise ValueError("a NUL in a job, its settings or its directory")
     return said
+
+
+def _encoded(word: str | bytes) -> bytes:
+    return word if isinstance(word, bytes) else word.encode(*_FILE_SYSTEM)
 
 
 def _place(directory: bytes | None) -> tuple[bytes, bytes]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from types import TracebackType
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -19,25 +20,49 @@ LATE = 1.0
 """Seconds behind its time after which a timer has slept with the process."""
 
 
-@contextlib.asynccontextmanager
-async def within(seconds: float) -> AsyncIterator[None]:
+class Alarm:
+    """Calls back once, after so many seconds of which none were slept through."""
+
+    __slots__ = ("_callback", "_loop", "_seconds", "_timer")
+
+    def __init__(self, seconds: float, callback: Callable[[], None]) -> None:
+        self._seconds = seconds
+        self._callback = callback
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(seconds, self._due)
+
+    def _due(self) -> None:
+        if self._loop.time() - self._timer.when() > LATE:
+            self._timer = self._loop.call_later(self._seconds, self._due)
+        else:
+            self._callback()
+
+    def cancel(self) -> None:
+        """Never call back."""
+        self._timer.cancel()
+
+
+class within:
     """Like ``asyncio.timeout``: raises TimeoutError after so many seconds, but none that were slept through."""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(None) as limit:
 
-        timer = loop.call_later(seconds, lambda: due())
+    __slots__ = ("_alarm", "_limit", "_seconds")
 
-        def due() -> None:
-            nonlocal timer
-            if loop.time() - timer.when() > LATE:
-                timer = loop.call_later(seconds, due)
-            else:
-                limit.reschedule(loop.time())
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
 
-        try:
-            yield
-        finally:
-            timer.cancel()
+    async def __aenter__(self) -> None:
+        self._limit = asyncio.timeout(None)
+        await self._limit.__aenter__()
+        self._alarm = Alarm(self._seconds, self._due)
+
+    def _due(self) -> None:
+        self._limit.reschedule(asyncio.get_running_loop().time())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._alarm.cancel()
+        await self._limit.__aexit__(kind, error, trace)
 
 
 async def in_thread(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:

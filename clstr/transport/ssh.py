@@ -44,7 +44,7 @@ from clstr.transport import (
     leash,
 )
 from clstr.transport.landing import collect
-from clstr.transport.patience import within
+from clstr.transport.patience import Alarm, within
 from clstr.transport.ssh_config import HostKeyFlag, Resolver
 from clstr.transport.ssh_dial import WINDOW, Client, Dialer, error_in_words
 from clstr.transport.ssh_fetch import SftpTree
@@ -241,7 +241,7 @@ class SshConnection:
             return None
         for link in self._links:
             if link.has_room and link.proved:
-                return asyncio.ensure_future(self._spare(link))
+                return asyncio.create_task(self._spare(link))
         return None
 
     async def _spare(self, link: _Link) -> SshChannel:
@@ -423,7 +423,7 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
         self._ending: Outcome | None = None
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[Outcome] = self._loop.create_future()
-        self._word: asyncio.Future[None] = self._loop.create_future()  # the job has begun, or will not
+        self._alarm: Alarm | None = None  # until the job has begun
         self._silence: asyncio.TimerHandle | None = None
         self._heard = 0.0
         self._paused = False
@@ -438,10 +438,10 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
         self = cls(link, with_leash)
         link.take()
         if with_leash:
-            await self._request(leash.WRAPPER)
+            await self._request(leash.TEXT)
         return self
 
-    async def _request(self, command: bytes) -> None:
+    async def _request(self, command: str | bytes) -> None:
         try:
             async with within(ANSWER):
                 await self._link.connection.create_session(
@@ -484,10 +484,11 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
         try:
             if command.input is not None:
                 await self._while_fed(command.input)
-            await self._until_begun()
+            if not self._begun:
+                self._alarm = Alarm(ANSWER, self._no_word)
             outcome = await self._over
         finally:
-            self._stop_timer()
+            self._stop_timers()
         if self._begun:
             sink.finished()
         return outcome
@@ -541,14 +542,10 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
         self._full = False
         self.moved.set()
 
-    async def _until_begun(self) -> None:
-        try:
-            async with within(ANSWER):
-                await self._word
-        except TimeoutError:
-            self._give_up(
-                NotStarted(f"no word from the wrapper within {ANSWER:g} s (does a start-up file there wait for input?)")
-            )
+    def _no_word(self) -> None:
+        self._give_up(
+            NotStarted(f"no word from the wrapper within {ANSWER:g} s (does a start-up file there wait for input?)")
+        )
 
     def _give_up(self, outcome: NotStarted | Refused) -> None:
         """The job will not begin, or not go on."""
@@ -629,13 +626,9 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
 
     def _begin(self) -> None:
         self._begun = True
-        self._have_word()
+        self._stop_timers()
         assert self._sink is not None
         self._sink.begun(self)
-
-    def _have_word(self) -> None:
-        if not self._word.done():
-            self._word.set_result(None)
 
     def eof_received(self) -> bool:
         return True  # the leash stays armed until the exit status
@@ -664,8 +657,7 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
         self._finish(exc)
 
     def _finish(self, exc: Exception | None) -> None:
-        self._stop_timer()
-        self._have_word()
+        self._stop_timers()
         if self._over.done():
             return
         self._over.set_result(self._judge(exc))
@@ -691,7 +683,10 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
         last = f": {words}" if words else ""
         return f"no word from the wrapper, the session ended{ended}{last} (no shell there? try --no-leash)"
 
-    def _stop_timer(self) -> None:
+    def _stop_timers(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
         if self._silence is not None:
             self._silence.cancel()
             self._silence = None

@@ -37,6 +37,7 @@ from clstr.transport.ssh_way import (
     Line,
     NotReached,
     ProxyCommand,
+    Straight,
     connect_socket,
     look_up,
     system_error,
@@ -160,7 +161,7 @@ class _Way:
     @property
     def arguments(self) -> dict[str, Any]:
         """For asyncssh."""
-        return {"tunnel": self.bastion} if self.bastion is not None else {"sock": self.sock}
+        return {"tunnel": self.bastion if self.sock is None else Straight(self.sock)}
 
 
 class Dialer:

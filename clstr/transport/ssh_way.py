@@ -14,7 +14,8 @@ import signal
 import socket
 import subprocess
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from clstr.transport import CannotConnect
 from clstr.transport.words import last_line
@@ -49,6 +50,71 @@ class Line(socket.socket):
         """What the server said instead of its version (RFC 4253, section 4.2), or nothing."""
         line = self.first.partition(b"\n")[0]
         return "" if b"SSH-" in self.first else " ".join(line.decode("utf-8", "replace").split())
+
+
+class Gathered(asyncio.Transport):
+    """A transport that sends once, at the end of a turn of the loop, what was written in it.
+
+    asyncssh writes each packet by itself, and before it an empty one; a system call for each would be the largest part
+    of what a short job costs. Nothing is sent later for it than the other callbacks of its turn.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._written: list[bytes] = []
+
+    def write(self, data: Any) -> None:
+        if not self._written:
+            self._loop.call_soon(self._send)
+        self._written.append(data)
+
+    def _send(self) -> None:
+        if self._written:
+            self._transport.write(b"".join(self._written))
+            self._written.clear()
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._send()
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+
+class Straight:
+    """A connected socket, as what asyncssh calls a tunnel."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    async def create_connection(
+        self, factory: Callable[[], asyncio.Protocol], host: str, port: int
+    ) -> tuple[asyncio.Transport, asyncio.Protocol]:
+        """Let the protocol talk over the socket."""
+        protocol = factory()
+        transport, _ = await asyncio.get_running_loop().create_connection(lambda: _Opening(protocol), sock=self._sock)
+        return transport, protocol
+
+
+class _Opening(asyncio.Protocol):
+    """Gives a transport over to its protocol, gathered."""
+
+    def __init__(self, protocol: asyncio.Protocol) -> None:
+        self._protocol = protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        straight = cast(asyncio.Transport, transport)
+        straight.set_protocol(self._protocol)
+        self._protocol.connection_made(Gathered(straight))
 
 
 def system_error(error: OSError) -> str:
