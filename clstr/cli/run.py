@@ -102,15 +102,15 @@ async def run(plan: Plan) -> int:
     if runner.bad_input is not None:
         console.message(str(runner.bad_input), Style.BAD)
     done = _all_done(finished, scheduler, plan)
-    ahead: list[Job] = []  # read, and never handed out; the first of them may have to be named
+    ahead = runner.unheard  # read, and never handed out; the first of them may have to be named
     with contextlib.suppress(BadInput):  # what stands behind them was told of, or nobody came that far
-        ahead = plan.source.at_hand(NAMED_JOBS)
+        ahead += plan.source.at_hand(NAMED_JOBS)
     for line in table(scheduler.tally()):
         console.line(line)
     if not end.is_quiet:
-        for line in _closing(finished, scheduler, summary, plan, ahead):
+        for line in _closing(finished, scheduler, summary, plan, ahead, runner.unheard_done):
             console.message(line, Style.BAD)
-    not_done = [*leftovers.failed, *scheduler.unfinished(), *runner.unheard, *ahead]
+    not_done = [*leftovers.failed, *scheduler.unfinished(), *ahead]
     written = await _write_leftovers(plan, not_done, leftovers, console)
     written = records.finish(not_done, console.message) and not runner.record_lost and written
     plan.source.close()
@@ -289,17 +289,18 @@ def _all_done(finished: Finished, scheduler: Scheduler, plan: Plan) -> bool:
 
 
 def _closing(
-    finished: Finished, scheduler: Scheduler, summary: Summary, plan: Plan, ahead: list[Job]
+    finished: Finished, scheduler: Scheduler, summary: Summary, plan: Plan, ahead: list[Job], unheard_done: int
 ) -> list[str]:
     from itertools import islice
 
     from clstr.output.messages import NAMED_JOBS
 
     total, complete = plan.source.seen
-    tally = replace(scheduler.tally(), jobs=total)  # those read ahead of their use are not done either
+    # Those read ahead of their use are not done either, but for those that were so before this run.
+    tally = replace(scheduler.tally(), jobs=total)
     left = [*islice(scheduler.unfinished(), NAMED_JOBS), *ahead][:NAMED_JOBS]
     unread = finished.end is not End.SETTLED and not complete
-    not_done = total - tally.done - tally.failed - tally.held
+    not_done = total - tally.done - tally.failed - tally.held - unheard_done
     return summary.closing(finished, tally, left, not_done, unread)
 
 

@@ -20,7 +20,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, assert_never
 
@@ -85,6 +85,9 @@ T = TypeVar("T")
 
 PAUSE = 0.25
 """Seconds without a line from the stream of jobs after which requeued jobs no longer stand behind it."""
+
+READ_AT_ONCE = 1024
+"""Jobs that are read and asked for at a time where many may be done already."""
 
 AGAIN = 5.0
 """Seconds between dials of a node in an outage of ours."""
@@ -175,8 +178,7 @@ class Runner:
         """What was found wrong in the stream of jobs, if anything."""
         self.record_lost = False
         """Could something of a record not be written?"""
-        self.unheard: list[Job] = []
-        """Jobs that came when the run was over already."""
+        self._asked: deque[tuple[Job, bool]] = deque()  # read, and were they done before this run?
 
     async def run(self, slots: Sequence[Slot], submitted: Sequence[Job] = ()) -> Finished:
         """Run until the scheduler says that it is over; the source is left open.
@@ -307,41 +309,78 @@ class Runner:
     # --- jobs come in --------------------------------------------------------------------------------------
 
     def _read(self, count: int) -> None:
+        if self._asked:
+            self._jobs(count)
+        elif self._gate is None:
+            self._read_on(count)
+        else:
+            self._loop.call_soon(self._read_on, count)  # a million may be done already: others have their turn between
+
+    def _read_on(self, count: int) -> None:
         try:
-            batch = self._source.at_hand(count)
+            batch = self._source.at_hand(self._at_once(count))
         except BadInput as error:
             self._refuse_stream(error)
             return
         if batch:
-            self._jobs(batch)
+            self._ask(batch)
+            self._jobs(count)
         else:
             self._quiet_timer = self._loop.call_later(PAUSE, self._say_quiet)
             self._spawn(self._wait_for_jobs(count))
 
     async def _wait_for_jobs(self, count: int) -> None:
         try:
-            batch = await self._source.next(count)
+            batch = await self._source.next(self._at_once(count))
         except BadInput as error:
             self._cancel_timer()
             self._refuse_stream(error)
             return
         self._cancel_timer()
         if batch:
-            self._jobs(batch)
+            self._ask(batch)
+            self._jobs(count)
         else:
             self._take(self._scheduler.exhausted())
 
-    def _jobs(self, batch: list[Job]) -> None:
-        self._given += len(batch)
+    def _at_once(self, count: int) -> int:
+        """How many jobs to read: of those that are done already a slot needs as many as there are."""
+        return count if self._gate is None else max(count, READ_AT_ONCE)
+
+    def _ask(self, batch: list[Job]) -> None:
+        """Find out which of the jobs were done before this run."""
+        done = self._done_before(batch)
+        self._asked.extend((job, job.id in done) for job in batch)
+
+    def _done_before(self, jobs: Sequence[Job]) -> frozenset[int]:
+        """The ids of those that were done before this run."""
+        return frozenset() if self._gate is None else frozenset(self._gate.done(jobs))
+
+    def _jobs(self, count: int) -> None:
+        """Hand out the next jobs, no more than ``count`` of them to be done."""
         if self._scheduler.finished is not None:
-            self.unheard = batch
             return
-        self._take(self._scheduler.jobs(batch, self._done_before(batch)))
+        batch, done = [], []
+        while self._asked and (self._asked[0][1] or count):
+            job, is_done = self._asked.popleft()
+            batch.append(job)
+            if is_done:
+                done.append(job.id)
+            else:
+                count -= 1
+        self._given += len(batch)
+        self._take(self._scheduler.jobs(batch, done))
         self.notice_the_end()
 
-    def _done_before(self, jobs: Sequence[Job]) -> Collection[int]:
-        """The ids of those that were done before this run."""
-        return () if self._gate is None else self._gate.done(jobs)
+    @property
+    def unheard(self) -> list[Job]:
+        """Jobs that came when the run was over already; those done before this run are not among them."""
+        return [job for job, is_done in self._asked if not is_done]
+
+    @property
+    def unheard_done(self) -> int:
+        """How many jobs done before this run came when it was over already."""
+        return len(self._asked) - len(self.unheard)
 
     def _say_quiet(self) -> None:
         self._take(self._scheduler.quiet())

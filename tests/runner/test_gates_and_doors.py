@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Collection, Sequence
 
+import pytest
 from runner.scripted_transport import Play, play
 
 from clstr.model import (
     Attempt,
     Done,
+    End,
     Ended,
     Evicted,
     Exited,
@@ -21,6 +24,7 @@ from clstr.model import (
     Refused,
     Started,
 )
+from clstr.runner import orders
 
 
 class Knows:
@@ -126,3 +130,56 @@ def test_records_hear_of_everything_before_views_do() -> None:
 
     play(scenario)
     assert order == ["first", "second", "view"]
+
+
+def test_thousands_that_are_done_are_asked_for_many_at_a_time_and_the_others_run_in_order() -> None:
+    async def scenario() -> None:
+        to_do = [1, 2000, 2001, 2002, 3000]
+        gate = Knows(done=set(range(1, 3001)) - set(to_do))
+        run = Play({"n1": 2}, [f"job{number}" for number in range(1, 3001)], gate=gate)
+        run.begin()
+        assert (await run.end_all()).end is End.SETTLED
+        assert gate.asked == list(range(1, 3001))
+        assert [event.attempt.job.id for event in run.heard if isinstance(event, Started)] == to_do
+        assert len({event.job.id for event in run.heard if isinstance(event, Done)}) == 3000
+
+    play(scenario)
+
+
+def test_others_have_their_turn_while_a_gate_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "READ_AT_ONCE", 10)
+
+    async def scenario() -> None:
+        turns = 0
+
+        class Counts(Knows):
+            def done(self, jobs: Sequence[Job]) -> Collection[int]:
+                seen.append(turns)
+                return super().done(jobs)
+
+        seen: list[int] = []
+        run = Play({"n1": 1}, ["x"] * 200, gate=Counts(done=range(1, 201)))
+        run.begin()
+        assert run._run is not None
+        while not run._run.done():
+            turns += 1
+            await asyncio.sleep(0)
+        await run.finish()
+        assert len(seen) == 20
+        assert len(set(seen)) == len(seen)
+
+    play(scenario)
+
+
+def test_jobs_that_were_asked_for_and_not_handed_out_are_unheard() -> None:
+    async def scenario() -> None:
+        run = Play({"n1": 1}, [f"job{number}" for number in range(1, 11)], gate=Knows(done=[3, 4, 10]))
+        run.begin()
+        await run.channel_of("job1")
+        run.runner.stop("enough")
+        await run.finish()
+        heard = run.scheduler.tally().jobs
+        assert heard + len(run.runner.unheard) + run.runner.unheard_done == 10
+        assert [job.id for job in run.runner.unheard] == [n for n in range(heard + 1, 11) if n not in {3, 4, 10}]
+
+    play(scenario)
