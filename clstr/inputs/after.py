@@ -12,14 +12,20 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import chain
+from operator import or_
 
 from clstr.model import BadInput, Barrier
 
 LONGEST_CIRCLE = 10
 """Names of a circle that its error shows; of a longer one the first and the last."""
+
+AT_ONCE = 2048
+"""Jobs that are looked for at once among those before others: a bit of each stands at every job and barrier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class Graph:
         self._insiders: dict[Barrier, int] = {}  # barriers of whom a job waits that is in them itself
         self.after = [self._barrier(number, job) for number, job in enumerate(jobs)]
         """What each job waits for."""
-        self._check_circles()
+        self._from_below = self._without_circles()
 
     def match(self, pattern: str) -> list[int]:
         """The jobs that a word means."""
@@ -60,23 +66,28 @@ class Graph:
 
     def with_all_before(self, numbers: Iterable[int]) -> list[int]:
         """These jobs and all that they come after, in order."""
-        return sorted(self._before(numbers))
-
-    def comes_after(self, number: int, other: int) -> bool:
-        """Does the job come after the other one, directly or not?"""
-        return number != other and other in self._before([number])
-
-    def _before(self, numbers: Iterable[int]) -> Iterator[int]:
-        """These jobs and all that they come after, the nearest first."""
-        steps: deque[int | Barrier] = deque(dict.fromkeys(numbers))
-        seen = set(steps)
-        while steps:
-            step = steps.popleft()
-            if isinstance(step, int):
-                yield step
-            more = [further for further in self._steps(step) if further not in seen]
+        seen: set[int | Barrier] = set(numbers)
+        rest = list(seen)
+        while rest:
+            more = [step for step in self._steps(rest.pop()) if step not in seen]
             seen.update(more)
-            steps += dict.fromkeys(more)
+            rest += more
+        return sorted(step for step in seen if isinstance(step, int))
+
+    def that_come_after(self, others: Mapping[int, Collection[int]]) -> set[int]:
+        """Those of the jobs that come, directly or not, after one of the others that they are given with."""
+        found: set[int] = set()
+        all_others = list(dict.fromkeys(chain.from_iterable(others.values())))
+        for at in range(0, len(all_others), AT_ONCE):
+            bits = {other: 1 << index for index, other in enumerate(all_others[at : at + AT_ONCE])}
+            here: dict[int | Barrier | None, int] = {None: 0}  # the others that stand at each place or before it
+            for place in self._from_below:
+                own = bits.get(place, 0) if isinstance(place, int) else 0
+                here[place] = reduce(or_, map(here.__getitem__, self._steps(place)), own)
+            for number, among in others.items():
+                if any(here[self.after[number]] & bits.get(other, 0) for other in among):
+                    found.add(number)
+        return found
 
     # --- barriers ------------------------------------------------------------------------------------------
 
@@ -139,8 +150,9 @@ class Graph:
         elif (barrier := self.after[place]) is not None:
             yield barrier
 
-    def _check_circles(self) -> None:
-        done: set[int | Barrier] = set()
+    def _without_circles(self) -> list[int | Barrier]:
+        """Jobs that wait and all that they wait for, each behind what it waits for itself. Raises BadInput."""
+        done: dict[int | Barrier, None] = {}
         for start, first in enumerate(self.after):
             if first is None or start in done:
                 continue
@@ -151,7 +163,7 @@ class Graph:
                 step = next(ways[-1], None)
                 if step is None:
                     ways.pop()
-                    done.add(path[-1])
+                    done[path[-1]] = None
                     on_path.discard(path.pop())
                 elif step in on_path:
                     self._refuse([place for place in path[path.index(step) :] if isinstance(place, int)])
@@ -159,6 +171,7 @@ class Graph:
                     path.append(step)
                     on_path.add(step)
                     ways.append(self._steps(step))
+        return list(done)
 
     def _refuse(self, circle: list[int]) -> None:
         names = [self._jobs[number].name or "a job without name" for number in [*circle, circle[0]]]

@@ -230,12 +230,17 @@ class _Reading:
         for number, job in enumerate(self._jobs if self._inputs else ()):
             for path in {job.terms.output, job.terms.error} - {None}:
                 makers.setdefault(os.path.abspath(path or ""), []).append(number)
+        made = {
+            number: makers.get(os.path.abspath(self._jobs[number].terms.input or ""), [])
+            for number, _, _ in self._inputs
+            if number in chosen
+        }
+        in_time = graph.that_come_after(made)
         for number, where, why in self._inputs:
-            path = self._jobs[number].terms.input or ""
-            made = makers.get(os.path.abspath(path), [])
-            if number in chosen and not any(graph.comes_after(number, maker) for maker in made):
-                cure = "let this job come after the one that makes it" if made else "name a file that is there"
-                raise BadInput(f"{where}: input {label(path)}: {why} ({cure})")
+            if number in made and number not in in_time:
+                cure = "let this job come after the one that makes it" if made[number] else "name a file that is there"
+                path = label(self._jobs[number].terms.input or "")
+                raise BadInput(f"{where}: input {path}: {why} ({cure})")
 
 
 class _Read:

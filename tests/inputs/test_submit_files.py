@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from instructions import Instructions
 
 from clstr.inputs.submit import Settings, parse_tokens, read_submit_files
 from clstr.inputs.templates import Templates, parse_matrix
@@ -351,10 +352,15 @@ def test_only_chosen_jobs_and_those_before_them_are_left() -> None:
     assert refusal(text, only=["x*"]).startswith("--only x*: no job has that name (")
 
 
-def test_an_input_may_be_made_by_a_job_before() -> None:
+@pytest.mark.parametrize("at_once", [1, 100])
+def test_an_input_may_be_made_by_a_job_before(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr("clstr.inputs.after.AT_ONCE", at_once)
     made = named("a", more="output = made") + named("b", "a", more="output =")
     jobs = read(made + named("c", "b", more="output =\ninput = ./made"))
     assert jobs[2].terms.input == "./made"
+    other = named("0", more="error = other")
+    jobs = read(made, other, named("c", "b", more="input = made"), named("d", "0", more="input = other"))
+    assert [job.terms.input for job in jobs[3:]] == ["made", "other"]
     said = refusal(made + named("c", more="output =\ninput = made"))
     assert "input made: No such file or directory (let this job come after the one that makes it)" in said
 
@@ -377,3 +383,15 @@ def test_very_many_after_very_many_by_one_glob_are_few_edges() -> None:
     barriers = {job.terms.after for job in jobs[5000:]}
     assert len(barriers) == 1
     assert [len(inner.jobs) for barrier in barriers if barrier for inner in barrier.barriers] == [5000]
+
+
+def test_very_many_inputs_that_others_make_cost_no_more_each() -> None:
+    def cost(count: int) -> float:
+        make = f'executable = x\n+Name = "a.$(Process)"\noutput = made.$(Process)\nqueue {count}\n'
+        items = ", ".join(map(str, range(count)))
+        use = f'executable = x\n+After = "b"\ninput = made.$(Item)\nqueue in ({items})\n'
+        with Instructions() as instructions:
+            assert len(read(make, named("b", "a"), use)) == 2 * count + 1
+        return instructions.count / count
+
+    assert cost(240) < 1.5 * cost(60)

@@ -5,13 +5,12 @@ It may grow with the lanes of the backlog: so few connections are lost here, sin
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
+from instructions import Instructions
 from recorder import filed, job, slot
 
 from clstr.model import (
@@ -41,30 +40,6 @@ GROWTH = 1.5
 OK = Exited(0)
 WITH_RESULTS = Exited(0, (b"out.txt",))
 HUGE = 100_000
-
-
-class Instructions:
-    """Counts the bytecode instructions that run inside its block."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __enter__(self) -> Instructions:
-        self._before = sys.gettrace()
-        sys.settrace(self._enter_frame)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(self._before)
-
-    def _enter_frame(self, frame: FrameType, event: str, argument: Any) -> Any:
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        return self._step
-
-    def _step(self, frame: FrameType, event: str, argument: Any) -> Any:
-        self.count += event == "opcode"
-        return self._step
 
 
 class Shift:
