@@ -8,6 +8,7 @@ import sys
 
 def main() -> int:
     """Run the command line; gives the exit status."""
+    _fill_standard_descriptors()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Until the run listens to signals itself, ^C ends clstr as it ends cat: in silence, wherever it falls.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -16,6 +17,13 @@ def main() -> int:
     from clstr.cli import main as run
 
     return run()
+
+
+def _fill_standard_descriptors() -> None:
+    """Fill those that are closed with the null device, as ssh does, lest a file or a socket get their number."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def _list_nothing(number: int, frame: object) -> None:

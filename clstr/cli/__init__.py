@@ -7,12 +7,13 @@ libraries are imported when they are used, so that ``--help`` and ``--version`` 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clstr.cli.flags import SYNOPSIS, parser
+from clstr.cli.flags import SYNOPSIS, Untold, parser, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -33,9 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if flags.completion is not None:
             from clstr.cli.completion import script
 
-            print(script(parser(), flags.completion), end="")
+            tell(script(parser(), flags.completion))
             return 0
         return _run(flags)
+    except Untold as error:
+        return _untold(error)
     except Exception as error:
         from clstr.model import BadInput
 
@@ -57,6 +60,15 @@ def _run(flags: argparse.Namespace) -> int:
     from clstr.cli.run import run
 
     return asyncio.run(run(plan))
+
+
+def _untold(error: Untold) -> int:
+    from clstr.cli.ending import BROKEN_PIPE, NOT_DONE
+
+    if error.errno == errno.EPIPE:
+        return BROKEN_PIPE
+    _say(f"clstr: stdout: {error.strerror} (make room)")
+    return NOT_DONE
 
 
 def _refuse(*lines: str, color: str = "never") -> int:

@@ -37,6 +37,7 @@ ELSEWHERE = {
     "-p": "-m N",
     "-t": "--timeout DUR, or --connect-timeout DUR",
     "-w": "-n NODE",
+    "--": "-j CMD",
     "--halt": "--max-failed N",
     "--hosts": "-n NODE",
     "--hostfile": "-N FILE",
@@ -51,8 +52,25 @@ ELSEWHERE = {
 """What the flags of GNU parallel, xargs, pdsh, clush and pssh are called here, where ours have other names."""
 
 
+class Untold(OSError):
+    """What was asked for cannot be printed."""
+
+
+def tell(text: str) -> None:
+    """Print what was asked for on standard output. Raises Untold."""
+    try:
+        with open(1, "wb", closefd=False) as stdout:
+            stdout.write(text.encode())
+    except OSError as error:
+        raise Untold(*error.args) from error
+
+
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and say what was meant."""
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        """For --help and --version, as argparse calls it: its own goes on when it fails."""
+        tell(message)
 
     def error(self, message: str) -> NoReturn:
         _refuse(f"{message} (see clstr --help)")

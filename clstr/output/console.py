@@ -43,13 +43,8 @@ class Files:
 def open_files(stdout: str | None, stderr: str | None) -> Files:
     """Open what ``--stdout`` and ``--stderr`` name; None is clstr's own. Files are truncated.
 
-    Call it before the event loop is made: opening a FIFO waits for its reader, and a closed standard
-    descriptor is filled with the null device first, as ssh does, lest a socket get its number and output.
-    Raises BadInput.
+    Call it before the event loop is made: opening a FIFO waits for its reader. Raises BadInput.
     """
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(fd, True)
-    os.close(fd)
     out = 1 if stdout is None else _create(stdout)
     if stderr is None:
         return Files(out, 2)

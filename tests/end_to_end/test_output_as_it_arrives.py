@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from cluster.sshd import Cluster, until
 from end_to_end.clstr_process import CLSTR, Process, Result
 from end_to_end.terminal import Terminal
@@ -39,6 +41,22 @@ def test_a_full_stdout_ends_the_run_with_a_message(clstr: Run, nodes: Cluster) -
         result = clstr("-n", "n1", "-j", "echo x", cluster=nodes, stdout=full)
     assert result.status == 1
     assert result.stderr.startswith("clstr: stdout: No space left on device (")
+
+
+@pytest.mark.parametrize("asked", [["--help"], ["--version"], ["--completion", "bash"]])
+def test_what_was_asked_for_and_cannot_be_printed_is_told(clstr: Run, asked: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        result = clstr(*asked, stdout=full)
+    assert (result.status, result.stderr) == (1, "clstr: stdout: No space left on device (make room)\n")
+
+
+def test_closed_standard_descriptors_are_no_place_for_a_record(shell: Start, tmp_path: Path) -> None:
+    job = "echo a; echo b >&2"
+    result = shell(f"{' '.join(CLSTR)} -n : -j '{job}' --joblog log --events events <&- >&- 2>&-").result()
+    assert result.status == 0
+    assert (tmp_path / "log").read_text().splitlines()[1].endswith(f"\t{job}")
+    assert (tmp_path / "log").read_text().count("\n") == 2
+    assert [json.loads(line)["event"] for line in (tmp_path / "events").open()][-1] == "Finished"
 
 
 # --- whole lines -------------------------------------------------------------------------------------------

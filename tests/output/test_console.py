@@ -481,16 +481,6 @@ def test_the_null_device_costs_no_thread_and_holds_nobody() -> None:
     os.close(null)
 
 
-def test_closed_standard_descriptors_are_filled_before_anything_else_gets_their_number() -> None:
-    pid = os.fork()
-    if not pid:
-        os.close(1)
-        os.close(2)
-        open_files(None, None)
-        os._exit(0 if {os.readlink(f"/dev/fd/{fd}") for fd in (1, 2)} == {os.devnull} else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
 # --- words ---
 
 
