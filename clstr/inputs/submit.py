@@ -199,9 +199,10 @@ class _Reading:
         return told
 
     def _look_at_keys(self, job: Queued) -> None:
-        for key, setting in job.settings.items():
-            if key in _REFUSED and setting.value:
-                raise BadInput(f"{job.file}:{setting.line}: {key} is not known here ({_REFUSED[key]})")
+        texts = {**{key: setting.value for key, setting in job.settings.items()}, **job.own}
+        for key, text in texts.items():
+            if key in _REFUSED and text:
+                raise BadInput(f"{job.origin(key)}: {key} is not known here ({_REFUSED[key]})")
             if key in _IGNORED or (key.startswith("my.") and key not in _OURS):
                 self._ignored[f"+{key[3:]}" if key.startswith("my.") else key] = None
 
@@ -382,13 +383,18 @@ def _read(path: str, read_stdin: Callable[[], bytes]) -> str:
 
 def _by_first_names(job: Queued) -> Queued:
     """The job with the keys that HTCondor has two names for under the one that we know."""
-    others = [key for key in _OTHER_NAMES if key in job.settings]
+    others = [key for key in _OTHER_NAMES if key in job.settings or key in job.own]
     if not others:
         return job
-    settings = dict(job.settings)
+    settings, own = dict(job.settings), dict(job.own)
     for key in others:
-        settings.setdefault(_OTHER_NAMES[key], settings[key])
-    return replace(job, settings=settings)
+        first = _OTHER_NAMES[key]
+        if first not in settings and first not in own:
+            if key in own:
+                own[first] = own[key]
+            else:
+                settings[first] = settings[key]
+    return replace(job, settings=settings, own=own)
 
 
 def _check_name(name: str, where: str) -> None:

@@ -148,6 +148,17 @@ def test_second_names_of_keys_mean_the_same() -> None:
     assert (terms.priority, terms.environment, terms.directory) == (3, (("A", b"1"),), b"/a")
 
 
+def test_a_variable_of_queue_may_be_any_name_of_a_key() -> None:
+    jobs = read("executable = x\nqueue prio, stdout from (\n1 a\n5 b\n)\n")
+    assert [(job.terms.priority, job.terms.output) for job in jobs] == [(1, "a"), (5, "b")]
+    jobs = read("executable = x\npriority = 2\nqueue prio in (1)\n")  # as in HTCondor, the first name wins
+    assert jobs[0].terms.priority == 2
+    assert refusal("executable = x\nqueue arguments2 in (a)\n").startswith("0.sub:2: arguments2 is not known here (")
+    warned: list[str] = []
+    read("executable = x\nqueue request_cpus in (1)\n", warned=warned)
+    assert warned == ["submit files: keys that mean nothing here are ignored: request_cpus"]
+
+
 def test_arguments_reach_the_program_as_they_are() -> None:
     text = b"executable = /a b\narguments = \"'it''s' $HOME \\ \xff * ''\"\nqueue\n"
     assert read(text)[0].command == b"'/a b' 'it'\\''s' '$HOME' '\\' '\xff' '*' ''"
