@@ -144,6 +144,7 @@ PRINTS = {
     'clstr --node "$SLURM_JOB_NODELIST" --job-file jobs.txt': JOBS,
     'clstr --node-file "$PBS_NODEFILE" --job-file jobs.txt': JOBS,
     "clstr --node ': slots=4' --job-file jobs.txt": JOBS,
+    "clstr --node : --results results --job 'mkdir -p out; echo 42 > out/value; echo RESULTS: out'": ["RESULTS: out"],
     """clstr --node-file nodes.txt --job-file <(for i in $(seq 10); do echo "echo I am job $i"; done)""": sorted(
         f"I am job {n}" for n in range(1, 11)
     ),

@@ -61,6 +61,8 @@ def make_plan(flags: argparse.Namespace) -> Plan:
     client = _client(flags, listed)
     templates = read_templates(flags, listed)
     work = read_work(flags, listed, templates, _read_stdin)
+    if flags.no_leash and (job := next((job for job in work.submitted if job.terms.environment), None)) is not None:
+        raise BadInput(f"{job.origin}: environment does not go with --no-leash, which sets nothing there (drop one)")
     steps = _steps(flags, templates)
     _check_leftovers(flags)
     _check_overwritten(flags)

@@ -21,7 +21,6 @@ from clstr.transport import in_thread
 
 if TYPE_CHECKING:
     from clstr.inputs.follow import Followed
-    from clstr.inputs.jobs import JobStream, PinnedJobs
     from clstr.inputs.nodes import Entry
     from clstr.output.advice import Advice
     from clstr.output.console import Console
@@ -104,7 +103,7 @@ async def run(plan: Plan) -> int:
     done = _all_done(finished, scheduler, plan)
     ahead = runner.unheard  # read, and never handed out; the first of them may have to be named
     with contextlib.suppress(BadInput):  # what stands behind them was told of, or nobody came that far
-        ahead += plan.source.at_hand(NAMED_JOBS)
+        ahead += _to_do(plan, plan.source.at_hand(NAMED_JOBS))
     for line in table(scheduler.tally()):
         console.line(line)
     if not end.is_quiet:
@@ -219,7 +218,7 @@ async def _write_leftovers(plan: Plan, jobs: list[Job], leftovers: Leftovers, co
         if flags.unfinished is not None:
             with unfinished(flags.unfinished, flags.null) as file:
                 file.write(sorted(jobs, key=lambda job: job.id))
-                await _copy_rest(plan.source, file)
+                await _copy_rest(plan, file)
             if file.left_out:
                 what = f"{file.left_out} of the jobs not done are from submit files and do not stand there"
                 console.message(f"{flags.unfinished}: {what} (run these files again)")
@@ -235,12 +234,18 @@ async def _write_leftovers(plan: Plan, jobs: list[Job], leftovers: Leftovers, co
     return written
 
 
-async def _copy_rest(source: JobStream | PinnedJobs, file: JobFile) -> None:
+def _to_do(plan: Plan, jobs: list[Job]) -> list[Job]:
+    """Those that were not done before this run."""
+    done = frozenset() if plan.records.gate is None else frozenset(plan.records.gate.done(jobs))
+    return [job for job in jobs if job.id not in done]
+
+
+async def _copy_rest(plan: Plan, file: JobFile) -> None:
     """What of the stream was not read, as far as it comes to an end."""
     try:
-        async with asyncio.timeout(None if source.is_finite else REST):
-            while batch := await source.next(4096):
-                file.write(batch)
+        async with asyncio.timeout(None if plan.source.is_finite else REST):
+            while batch := await plan.source.next(4096):
+                file.write(_to_do(plan, batch))
                 await asyncio.sleep(0)
     except TimeoutError:
         file.remark("the stream of jobs had not ended here: what came later is missing")

@@ -109,8 +109,8 @@ async def copy(
                 paths = ", ".join(map(shown, landing.left_out))
                 more = ", ..." if landing.left_out_count > len(landing.left_out) else ""
                 warn(
-                    f"job {attempt.job.id}: results on {name_of(attempt.slot.node)}: {landing.left_out_count} links or "
-                    f"devices were left out ({paths}{more})"
+                    f"job {attempt.job.id}: results on {name_of(attempt.slot.node)}: {paths}{more} left out "
+                    f"({landing.left_out_count} in all): no file and no directory"
                 )
             return Exited(0)
 

@@ -1,4 +1,4 @@
-"""``--results`` in whole runs: from sshd and from this machine into DIR/NAME, and what becomes of the job if not."""
+"""``--results`` in whole runs, from sshd and from this machine into DIR/NAME; and the terms of a submit file's job."""
 
 from __future__ import annotations
 
@@ -114,6 +114,23 @@ def test_a_stop_ends_a_copy_and_leaves_nothing(start: Start, with_sftp: Cluster,
     result = run.result()
     assert result.status == 130
     assert os.listdir(tmp_path / "R") == []
+
+
+def test_what_a_submit_file_says_of_a_job_reaches_it_on_its_node(clstr: Run, nodes: Cluster, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 4000
+    (tmp_path / "in").write_bytes(data)
+    keys = ["executable = /bin/sh", """arguments = "-c 'cat; echo $A $CLSTR_JOB; pwd'" """, "input = in"]
+    keys += ["environment = \"A='b  c' CLSTR_JOB=99\"", "remote_initialdir = /usr", "queue"]
+    (tmp_path / "f").write_text("\n".join(keys) + "\n")
+    result = clstr("-n", "n1", "-S", "f", cluster=nodes)
+    assert (result.status, result.stdout) == (0, data + b"b c 1\n/usr\n"), result.stderr
+
+
+def test_an_environment_that_cannot_be_set_is_refused(clstr: Run, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text('executable = true\nenvironment = "A=1"\nqueue\n')
+    result = clstr("-n", "n1", "--no-leash", "-S", "f")
+    assert (result.status, result.stdout) == (2, b"")
+    assert "f:3: environment does not go with --no-leash" in result.stderr
 
 
 def test_what_cannot_be_used_is_said_before_anything_runs(clstr: Run, tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ def test_links_and_devices_that_were_left_out_are_told_of_once() -> None:
         run.transport.fetching[0].end()
         await run.finish()
         assert run.warned == [
-            "job 1: results on n1: 4 links or devices were left out ('out/a', 'out/b', ...)",
+            "job 1: results on n1: 'out/a', 'out/b', ... left out (4 in all): no file and no directory",
         ]
 
     play(scenario)
