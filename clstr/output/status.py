@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Never
@@ -125,17 +126,14 @@ class _Screen:
 
 
 def _bar(file: _Screen) -> tqdm[Never]:
-    from tqdm import tqdm
+    # While it is imported, tqdm takes defaults from TQDM_* in the environment, and breaks on what it cannot read there.
+    hidden = {name: os.environ.pop(name) for name in tuple(os.environ) if name.startswith("TQDM_")}
+    try:
+        from tqdm import tqdm
+    finally:
+        os.environ.update(hidden)
 
     tqdm.monitor_interval = 0
     tqdm.set_lock(threading.RLock())  # else it loads multiprocessing, whose semaphore some sandboxes refuse
-    # What could be set by TQDM_* in the environment and would change the line is given here.
-    return tqdm(
-        file=file,
-        bar_format=_OPEN,
-        disable=False,
-        leave=True,
-        position=0,
-        gui=False,
-        delay=1e9,  # seconds without a line of tqdm's own accord: when to draw is decided above
-    )
+    # Seconds without a line of tqdm's own accord: when to draw is decided above.
+    return tqdm(file=file, bar_format=_OPEN, position=0, delay=1e9)

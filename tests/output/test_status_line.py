@@ -217,10 +217,11 @@ def test_tqdm_starts_no_thread() -> None:
     assert tqdm.monitor is None
 
 
-def test_tqdm_is_not_switched_off_by_its_environment() -> None:
+def test_nothing_of_tqdm_s_in_the_environment_changes_the_line_or_breaks_it() -> None:
     """In a process of its own, because tqdm reads the environment when it is imported."""
     program = "from clstr.output.status import _Screen, _bar; _bar(_Screen(print)).refresh()"
-    environment = {**os.environ, "TQDM_DISABLE": "1", "TQDM_BAR_FORMAT": "nonsense", "TQDM_POSITION": "3"}
+    foreign = {"TQDM_DISABLE": "1", "TQDM_BAR_FORMAT": "nonsense", "TQDM_POSITION": "3", "TQDM_NCOLS": "5"}
+    environment = os.environ | foreign | {"TQDM_MINITERS": "some", "TQDM_WRITE_BYTES": "1"}
     result = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60
     )
