@@ -44,6 +44,9 @@ _SHELL = frozenset("'\"`$\\;<>|(){}")
 
 _KEYS = ("slots", "class")
 
+_LONGEST = 1024
+"""Characters of a node's text: as many as a host name has at most (NI_MAXHOST), so that numbers in it can be read."""
+
 _NEVER_IN_A_HOST = _SHELL | frozenset("/@:=#[],!&^")
 
 
@@ -260,7 +263,11 @@ def _nodes(word: str, origin: str) -> list[Node]:
         text, port = _port(rest, origin)
         hosts = {host: host for host in _hosts(text, origin)}
     after = "" if port is None else f":{port}"
-    return [Node(f"{before}{shown}{after}", host, user, port) for shown, host in hosts.items()]
+    nodes = [Node(f"{before}{shown}{after}", host, user, port) for shown, host in hosts.items()]
+    for node in nodes:
+        if len(node.text) > _LONGEST:
+            raise BadInput(f"{origin}: {_quoted(node.text)} is longer than {_LONGEST} characters (check it)")
+    return nodes
 
 
 def _user(word: str, origin: str) -> tuple[str | None, str]:

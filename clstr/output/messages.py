@@ -61,7 +61,7 @@ _NAMED_NODES = 20
 _NAMED_REASONS = 10
 _LONGEST_COMMAND = 200  # characters
 _RETRIES = 3  # what is suggested
-_FOLDABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_FOLDABLE = re.compile(r"(?!.*[0-9]{19})[A-Za-z0-9_][A-Za-z0-9_.-]*")  # ClusterShell refuses very long numbers
 _LAST_NUMBER = re.compile(r"[0-9]+(?=[^0-9]*$)")
 _MOST_GROUPS = 128  # ClusterShell folds in several dimensions in quadratic time: 0.03 s here, 4 s at 1,000
 

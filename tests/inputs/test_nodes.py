@@ -271,6 +271,8 @@ def test_plain_names_do_not_load_clustershell() -> None:
         ("n[1-1_000]", "bad range"),
         ("n[" + "9" * 500 + "]", "bad range"),
         ("n" + "9" * 5000 + "[1-2]", "cannot expand"),
+        ("1" * 5000, "longer than 1024 characters"),
+        ("1" * 5000 + "@n1", "longer than 1024 characters"),
         ("n1,", "operator without operand"),
         (",n1", "operator without operand"),
         ("n1,,n2", "operator without operand"),

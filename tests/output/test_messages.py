@@ -427,6 +427,7 @@ def test_a_very_long_command_is_cut() -> None:
         (["a&b", "n[1", "@g", "x!y", "-n1", "n*"], "-n1,@g,a&b,n*,n[1,x!y"),
         ([f"u@n{i}" for i in range(25)], ",".join(f"u@n{i}" for i in range(20)) + " and 5 more"),
         ([f"n{i}" for i in range(1, 100, 2)], f"n[{','.join(str(i) for i in range(1, 40, 2))}] and 30 more"),
+        (["n1", "n2", "n" + "1" * 200, "1" * 1024], "n[1-2]," + "1" * 1024 + ",n" + "1" * 200),
     ],
 )
 def test_nodes_are_folded(texts: list[str], folded: str) -> None:
