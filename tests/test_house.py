@@ -282,3 +282,10 @@ def test_what_only_prints_imports_little(flag: str) -> None:
     """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(result.stderr.split()) & {"asyncio", "asyncssh", "tqdm", "ClusterShell", "clstr.model"} == set()
+
+
+def test_no_two_modules_of_the_tests_have_one_name() -> None:
+    """pytest puts their directories on one path: of two modules with one name it would find the first only."""
+    tests = Path(__file__).parent
+    names = [path.stem for path in tests.rglob("*.py")] + [path.name for path in tests.iterdir() if path.is_dir()]
+    assert {name for name in names if names.count(name) > 1} <= {"conftest", "__pycache__"}

@@ -115,7 +115,7 @@ BUGS: dict[int, tuple[str, str, list[str]]] = {
         "runner/test_orders.py::test_a_job_over_its_time_is_killed_and_goes_elsewhere",
     ]),
     24: (EXPJOBSERVER, "results: the first line only, no directories, no port, names for a shell, collisions", [
-        "end_to_end/test_results.py::test_all_that_a_job_names_is_copied_whatever_it_is_called_and_to_its_own_place",
+        "end_to_end/test_results_come_home.py::test_all_that_a_job_names_is_copied_whatever_it_is_called_and_to_its_own_place",
     ]),
     25: (EXPJOBSERVER, "names of logs are cut, in mid-character, and collide", [
         "records/test_names.py::test_every_name_is_one_files_name",
@@ -140,17 +140,17 @@ BUGS: dict[int, tuple[str, str, list[str]]] = {
     ]),
     30: (EXPERIMAESTRO, "what comes after the dependents of a failed job waits for ever", [
         "end_to_end/test_workloads.py::test_a_diamond_whose_middle_fails_holds_its_end",
-        "scheduler/test_workloads.py::test_all_that_comes_after_a_failed_job_is_held_in_input_order",
-        "scheduler/test_workloads.py::test_what_nested_barriers_keep_is_held_too",
+        "scheduler/test_workload_rules.py::test_all_that_comes_after_a_failed_job_is_held_in_input_order",
+        "scheduler/test_workload_rules.py::test_what_nested_barriers_keep_is_held_too",
     ]),
     31: (EXPERIMAESTRO, "after the first ^C waiting jobs keep the program alive", [
         "end_to_end/test_signals.py::test_jobs_that_wait_for_others_do_not_keep_a_stopped_run_alive",
-        "scheduler/test_workloads.py::test_a_drain_leaves_what_waits_at_barriers_undone",
+        "scheduler/test_workload_rules.py::test_a_drain_leaves_what_waits_at_barriers_undone",
     ]),
     32: (EXPERIMAESTRO, "a lock that is not had in time makes the job finished", [
         "runner/test_gates_and_doors.py::test_what_the_door_bars_does_not_reach_the_node_and_blames_nobody",
         "records/test_run_dir.py::test_a_job_that_another_run_holds_is_refused_and_left_alone",
-        "scheduler/test_workloads.py::test_a_refused_job_fails_whatever_its_budget_and_blames_nobody",
+        "scheduler/test_workload_rules.py::test_a_refused_job_fails_whatever_its_budget_and_blames_nobody",
     ]),
     33: (EXPERIMAESTRO, "the state and times of a job that never ran are what was in memory", [
         "records/test_joblog.py::test_a_job_that_did_not_run_here_has_no_line",
@@ -162,8 +162,8 @@ BUGS: dict[int, tuple[str, str, list[str]]] = {
     ]),
     35: (EXPERIMAESTRO, "XJ: one unit of a token comes back, however many were taken", [
         "end_to_end/test_workloads.py::test_two_tokens_are_never_exceeded",
-        "scheduler/test_workloads.py::test_a_large_claim_waits_for_its_units",
-        "scheduler/test_workloads.py::test_a_requeued_job_gives_its_tokens_back",
+        "scheduler/test_workload_rules.py::test_a_large_claim_waits_for_its_units",
+        "scheduler/test_workload_rules.py::test_a_requeued_job_gives_its_tokens_back",
     ]),
     36: (EXPERIMAESTRO, "XJ: a script without its lock leaves a subshell only, and runs the job", [
         "end_to_end/test_records.py::test_a_job_that_another_run_has_is_refused_by_name",
@@ -188,7 +188,7 @@ BUGS: dict[int, tuple[str, str, list[str]]] = {
     ]),
     40: (JRS, "the queue runs backwards", [
         "end_to_end/test_streams_of_jobs.py::test_job_files_skip_blanks_and_comments_and_keep_their_order",
-        "scheduler/test_workloads.py::test_the_higher_priority_goes_first_and_ties_in_input_order",
+        "scheduler/test_workload_rules.py::test_the_higher_priority_goes_first_and_ties_in_input_order",
     ]),
     41: (JRS, "the exit status counts for nothing, that of a directory that cannot be entered included", [
         "end_to_end/test_failing_nodes_and_jobs.py::test_a_job_that_exits_nonzero_goes_to_another_node",

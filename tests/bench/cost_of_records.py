@@ -1,7 +1,7 @@
 """What records cost, and what a resume costs.
 
-    python tests/bench/records.py cost [--jobs N] [--rounds N] [--ssh]
-    python tests/bench/records.py resume [--lines N]
+    python tests/bench/cost_of_records.py cost [--jobs N] [--rounds N] [--ssh]
+    python tests/bench/cost_of_records.py resume [--lines N]
 
 ``cost``: trivial jobs on ``:``, or with --ssh over four loopback nodes, with no record and with all of them in turn.
 Each figure is the median of its rounds; both are from one run on one machine, so their ratio is what counts.
