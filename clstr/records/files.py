@@ -37,8 +37,8 @@ class LogFile:
 
     def begin(self, keep: int) -> None:
         """Cut it down to so many bytes, and go on from there. Raises OSError."""
-        os.ftruncate(self.fd, keep)
-        os.lseek(self.fd, 0, os.SEEK_END)
+        with naming(self.path):
+            os.ftruncate(self.fd, keep)
 
     def whole_lines(self) -> int:
         """How many bytes of it are whole lines: a crash, or a full disk, may have left a part of one behind them."""

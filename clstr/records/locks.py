@@ -59,10 +59,21 @@ class Locks:
         self._place = os.path.join(directory, ".clstr")
         self._finished = os.path.join(self._place, f"{self.me.host}.{self.me.pid}")
         self.status = f"{self._finished}.status"
-        os.makedirs(self._place, exist_ok=True)
+        while not self._settle():
+            pass
         self._sweep()
-        put(self._finished, self.me.line)
-        put(self.status, b"%d w\n" % self.me.pid)
+
+    def _settle(self) -> bool:
+        """Make what links lead to; False where a run that has just ended took the place away again."""
+        try:
+            os.makedirs(self._place, exist_ok=True)
+            put(self._finished, self.me.line)
+            put(self.status, b"%d w\n" % self.me.pid)
+        except (FileNotFoundError, FileExistsError):
+            if not os.path.isdir(self._directory) or os.path.isfile(self._place):
+                raise
+            return False
+        return True
 
     def _sweep(self) -> None:
         for name in os.listdir(self._place):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -222,6 +223,25 @@ def test_what_runs_that_crashed_have_left_is_removed_and_the_last_run_leaves_not
     (path / ".clstr" / "elsewhere.1").unlink()
     run.close()
     assert not [*path.iterdir()]
+
+
+def test_runs_that_begin_while_others_end_find_their_place(tmp_path: Path) -> None:
+    """The last run to end removes ``.clstr``, perhaps just when another has found it there."""
+    over = threading.Event()
+
+    def remove() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                (tmp_path / ".clstr").rmdir()
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    try:
+        for _ in range(200):
+            locks.Locks(str(tmp_path)).close()
+    finally:
+        over.set()
+        remover.join()
 
 
 TAKER = """
