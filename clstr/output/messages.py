@@ -70,11 +70,11 @@ _MOST_GROUPS = 128  # ClusterShell folds in several dimensions in quadratic time
 
 
 def called(job: Job) -> str:
-    """The job in a message: where it was read, and its command, cut where it is very long."""
+    """The job in a message: where it was read, its name, and its command, cut where it is very long."""
     command = job.command.decode("utf-8", "surrogateescape")
     if len(command) > _LONGEST_COMMAND:
         command = command[:_LONGEST_COMMAND] + "..."
-    return f"{job.origin}: {command}" if job.origin else command
+    return ": ".join(filter(None, (job.origin, job.name, command)))
 
 
 def fold(nodes: Iterable[Node]) -> str:

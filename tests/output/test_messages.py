@@ -413,6 +413,10 @@ def test_a_very_long_command_is_cut() -> None:
     assert called(job(1, b"x" * 1000)) == f"jobs.txt:1: {'x' * 200}..."
 
 
+def test_a_job_with_a_name_is_called_by_it_too() -> None:
+    assert called(replace(job(1, b"./sim 2"), origin="exp.sub:9", name="sim.2")) == "exp.sub:9: sim.2: ./sim 2"
+
+
 # --- names ---
 
 
