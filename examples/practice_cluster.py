@@ -118,7 +118,10 @@ class Session(asyncssh.SSHServerSession[bytes]):
         starting.add_done_callback(self.node.starting.discard)
 
     async def start(self) -> None:
-        peer, port = self.channel.get_extra_info("peername")
+        peername = self.channel.get_extra_info("peername")
+        if peername is None:
+            return  # the client has gone, before its command has begun
+        peer, port = peername
         environment = {
             "HOME": str(self.node.home),
             "LOGNAME": "practice",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
@@ -74,3 +76,15 @@ def test_a_recording_shows_the_run_as_a_terminal_does(tmp_path: Path) -> None:
     assert shown[0].startswith("$ clstr --status -F ")
     assert "<drawn>" in shown
     assert shown[-1].startswith("1 of 1 jobs complete, 0 of 6 nodes running jobs. [00:0")
+
+
+def test_a_command_of_a_client_that_has_gone_is_not_run(practice: ModuleType, tmp_path: Path) -> None:
+    class Gone:
+        def get_extra_info(self, name: str) -> None:
+            return None
+
+    session = practice.Session(practice.Node("n1", tmp_path))
+    session.connection_made(Gone())
+    session.exec_requested("touch here")
+    asyncio.run(session.start())
+    assert (session.process, list(tmp_path.iterdir())) == (None, [])
