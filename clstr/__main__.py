@@ -12,11 +12,15 @@ def main() -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Until the run listens to signals itself, ^C ends clstr as it ends cat: in silence, wherever it falls.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    for number in (signal.SIGUSR1, getattr(signal, "SIGINFO", signal.SIGUSR1)):
+    asking = (signal.SIGUSR1, getattr(signal, "SIGINFO", signal.SIGUSR1))
+    for number in asking:
         signal.signal(number, _list_nothing)  # who asks early must not end the run
     from clstr.cli import main as run
 
-    return run()
+    status = run()
+    for number in (*asking, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # who asks late must not either: while Python ends, handlers are no more
+    return status
 
 
 def _fill_standard_descriptors() -> None:
