@@ -46,6 +46,9 @@ class Ending:
     def stop(self, number: signal.Signals) -> None:
         """The first time: terminate what runs. The second: leave at once; the leash does the rest."""
         if self._stopped_by is not None:
+            if self.console is not None:
+                with contextlib.suppress(OSError):
+                    self.console.step_off()
             os._exit(128 + number)
         self._stopped_by = number
         asyncio.get_running_loop().call_later(PATIENCE, self._give_up_output)

@@ -192,6 +192,10 @@ class Console:
         """The status line stays as it is, as an ordinary line."""
         self._own.leave_status()
 
+    def step_off(self) -> None:
+        """Leave the terminal so that what is printed after the process does not begin upon the status line."""
+        self._own.step_off()
+
     async def drain(self) -> None:
         """Wait until everything is written or known to be lost; ``on_failed`` has then been called."""
         for writer in dict.fromkeys((self.out, self.err, self._own)):

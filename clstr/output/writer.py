@@ -142,6 +142,13 @@ class Writer:
             self._append(self, line + b"\n")
             self._rouse()
 
+    def step_off(self) -> None:
+        """Write no more, and move the cursor below the status line, unless that would wait; for who leaves at once."""
+        with self._lock:
+            self._give_up()
+        if self._drawn and select.select([], [self._fd], [], 0)[1]:
+            os.write(self._fd, b"\n")
+
     async def drained(self) -> None:
         """Wait until all is written, has failed or was given up; a file's delayed errors are known then."""
         waiter: asyncio.Future[None] = self._loop.create_future()

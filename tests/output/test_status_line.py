@@ -314,6 +314,20 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.02)
 
 
+def test_who_leaves_at_once_leaves_a_line_of_its_own_to_the_prompt(terminal: Terminal) -> None:
+    async def run() -> None:
+        c = console(terminal)
+        c.status("1 of 3 jobs complete")
+        await until(lambda: terminal.lines() == ["1 of 3 jobs complete"])
+        await c.drain()
+        c.step_off()
+        os.write(terminal.fd, b"$ ls")
+        await until(lambda: "$ ls" in "".join(terminal.lines()))
+        assert terminal.lines() == ["1 of 3 jobs complete", "$ ls"]
+
+    asyncio.run(run())
+
+
 def test_output_and_status_share_a_terminal_without_tearing(terminal: Terminal) -> None:
     lines = [f"line {number} of a job" for number in range(300)]
 
