@@ -214,11 +214,19 @@ echo b {{KEY}} ${{I}}
 ./sim
 # 5 (exp.sub:10) sim.2; class gpu; after prep; priority 5; token license:2
 ./sim
-# 6 (exp.sub:22) sim.a; {claims}; hold; {terms}; output /dev/null
+# 6 (exp.sub:22) sim.a; held: hold = True; {claims}; {terms}; output /dev/null
 # ./sim --seed 3 'a'
-# 7 (exp.sub:22) sim.b; {claims}; hold; {terms}; output /dev/null
+# 7 (exp.sub:22) sim.b; held: hold = True; {claims}; {terms}; output /dev/null
 # ./sim --seed 3 'b'
 """
+
+
+def test_what_comes_after_a_held_job_is_a_comment_too(clstr: Run, tmp_path: Path) -> None:
+    held = "executable = a\n+Name = \"a\"\nhold = True\nqueue\nhold =\nexecutable = b\n"
+    (tmp_path / "held.sub").write_text(f'{held}+Name = "b"\n+After = "a"\nqueue\n')
+    first = "# 2 (held.sub:4) a; held: hold = True\n# a\n"
+    second = "# 3 (held.sub:9) b; held: after a held; after a\n# b\n"
+    assert clstr("--dry-run", "-S", "held.sub", "-j", "c").stdout.decode() == f"# 1 (--job)\nc\n{first}{second}"
 
 
 def test_keys_that_mean_nothing_are_told_of(clstr: Run, tmp_path: Path) -> None:

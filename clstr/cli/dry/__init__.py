@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from typing import TYPE_CHECKING, Protocol
 
 from clstr.cli.ending import BROKEN_PIPE, NOT_DONE, OK
-from clstr.model import Job
+from clstr.model import Held, Job
 
 if TYPE_CHECKING:
     from clstr.cli.plan import Plan
@@ -69,11 +69,22 @@ async def _list(plan: Plan, output: _Output, say: Callable[[str], None]) -> None
     listed = Listed(plan.flags.null)
     try:
         async for batch, done in _jobs(plan):
-            await output.write(b"".join(listed.entry(job, job.id in done) for job in batch))
+            states = dict.fromkeys(done, "done")
+            if batch is plan.work.submitted:
+                states |= _held(plan, done)
+            await output.write(b"".join(listed.entry(job, states.get(job.id)) for job in batch))
     finally:
         await output.drained()
     if listed.left_out:
         say(f"clstr: jobs left out that would not run: {listed.left_out} (--null has no comments: see them without it)")
+
+
+def _held(plan: Plan, done: Collection[int]) -> dict[int, str]:
+    """Why jobs of submit files would be held before anything has run, by id: a run's own scheduler knows."""
+    from clstr.scheduler import Limits, Scheduler
+
+    news = Scheduler(Limits(tokens=plan.work.tokens)).submitted(plan.work.submitted, done)
+    return {event.job.id: f"held: {event.why}" for event in news if isinstance(event, Held)}
 
 
 def _form(plan: Plan) -> Form:

@@ -25,11 +25,11 @@ class Listed:
         self.left_out = 0
         """Jobs that the list could not show."""
 
-    def entry(self, job: Job, done: bool) -> bytes:
-        """The job as it stands in the list; ``done``: it was so before."""
-        if done or job.pin is not None or job.terms.hold:
+    def entry(self, job: Job, state: str | None) -> bytes:
+        """The job as it stands in the list; ``state``: that it would not run, because it is done, or held."""
+        if state is not None or job.pin is not None:
             if not self._null:
-                return _comment(job, done) + as_comment(job.command)
+                return _comment(job, state) + as_comment(job.command)
         elif self._null:
             return job.command + b"\0"
         else:
@@ -38,12 +38,12 @@ class Listed:
         return b""
 
 
-def _comment(job: Job, done: bool = False) -> bytes:
+def _comment(job: Job, state: str | None = None) -> bytes:
     head = f"{job.id} ({job.origin})"
     if job.name is not None:
         head += f" {job.name}"
-    if done:
-        head += "; done"
+    if state is not None:
+        head += f"; {state}"
     return as_comment("; ".join([head, *_facts(job)]).encode("utf-8", "surrogateescape"))
 
 
@@ -63,8 +63,6 @@ def _terms(terms: Terms) -> Iterator[str]:
         yield f"priority {terms.priority}"
     for name, units in terms.tokens:
         yield f"token {name}:{units}"
-    if terms.hold:
-        yield "hold"
     if terms.timeout is not None:
         yield f"timeout {terms.timeout:g} s"
     if terms.directory is not None:
