@@ -16,7 +16,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import chain
 from operator import or_
 
 from clstr.model import BadInput, Barrier
@@ -25,7 +24,7 @@ LONGEST_CIRCLE = 10
 """Names of a circle that its error shows; of a longer one the first and the last."""
 
 AT_ONCE = 2048
-"""Jobs that are looked for at once among those before others: a bit of each stands at every job and barrier."""
+"""Things whose makers are looked for at once: a bit of each may stand at every job and barrier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +73,20 @@ class Graph:
             rest += more
         return sorted(step for step in seen if isinstance(step, int))
 
-    def that_come_after(self, others: Mapping[int, Collection[int]]) -> set[int]:
-        """Those of the jobs that come, directly or not, after one of the others that they are given with."""
+    def that_come_after(self, wanted: Mapping[int, str], makers: Mapping[str, Collection[int]]) -> set[int]:
+        """Those of the jobs that come, directly or not, after one of the makers of what each of them wants."""
         found: set[int] = set()
-        all_others = list(dict.fromkeys(chain.from_iterable(others.values())))
-        for at in range(0, len(all_others), AT_ONCE):
-            bits = {other: 1 << index for index, other in enumerate(all_others[at : at + AT_ONCE])}
-            here: dict[int | Barrier | None, int] = {None: 0}  # the others that stand at each place or before it
+        things = list(dict.fromkeys(wanted.values()))
+        for at in range(0, len(things), AT_ONCE):
+            bits = {thing: 1 << index for index, thing in enumerate(things[at : at + AT_ONCE])}
+            made: defaultdict[int | Barrier, int] = defaultdict(int)
+            for thing, bit in bits.items():
+                for maker in makers.get(thing, ()):
+                    made[maker] |= bit
+            there: dict[int | Barrier | None, int] = {None: 0}  # what is made at each place or before it
             for place in self._from_below:
-                own = bits.get(place, 0) if isinstance(place, int) else 0
-                here[place] = reduce(or_, map(here.__getitem__, self._steps(place)), own)
-            for number, among in others.items():
-                if any(here[self.after[number]] & bits.get(other, 0) for other in among):
-                    found.add(number)
+                there[place] = reduce(or_, map(there.__getitem__, self._steps(place)), made.get(place, 0))
+            found.update(number for number, thing in wanted.items() if there[self.after[number]] & bits.get(thing, 0))
         return found
 
     # --- barriers ------------------------------------------------------------------------------------------

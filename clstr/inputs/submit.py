@@ -144,7 +144,8 @@ class _Reading:
         self._inputs: list[tuple[int, str, str]] = []  # those that cannot be read: job, where it stands, why
         self._ignored: dict[str, None] = {}
         self._looked_at: Mapping[str, object] = {}
-        self._overwritten: dict[str, set[int]] = {}
+        self._written: dict[str, set[int]] = {}  # which jobs write each file
+        self._chosen: set[int] = set()
 
     def add(self, job: Queued) -> None:
         """The jobs that a queued one is: one for each combination of the matrix keys that it names."""
@@ -175,7 +176,8 @@ class _Reading:
         chosen: Sequence[int] = range(len(self._jobs))
         if self._settings.only:
             chosen = graph.with_all_before(self._selected(graph))
-        self._check_inputs(graph, set(chosen))
+        self._chosen = set(chosen)
+        self._check_inputs(graph)
         ids = [0] * len(self._jobs)
         for number, index in enumerate(chosen, first):
             ids[index] = number
@@ -192,10 +194,10 @@ class _Reading:
         told = []
         if self._ignored:
             told.append(f"submit files: keys that mean nothing here are ignored: {', '.join(sorted(self._ignored))}")
-        for path, jobs in self._overwritten.items():
-            if len(jobs) > 1:
-                name = label(path)
-                told.append(f"{name}: {len(jobs)} jobs write it, one over the other (put $(Process) into its name)")
+        for path, jobs in self._written.items():
+            count = len(jobs & self._chosen)
+            if count > 1:
+                told.append(f"{label(path)}: {count} jobs write it, one over the other (put $(Process) into its name)")
         return told
 
     def _look_at_keys(self, job: Queued) -> None:
@@ -213,7 +215,7 @@ class _Reading:
             assert path is not None
             if terms.input is not None and os.path.abspath(path) == os.path.abspath(terms.input):
                 raise BadInput(f"{read.origin('input')}: {label(path)} is both read and written (name another file)")
-            self._overwritten.setdefault(os.path.abspath(path), set()).add(number)
+            self._written.setdefault(os.path.abspath(path), set()).add(number)
 
     def _selected(self, graph: Graph) -> list[int]:
         selected: list[int] = []
@@ -225,23 +227,17 @@ class _Reading:
             selected += found
         return selected
 
-    def _check_inputs(self, graph: Graph, chosen: set[int]) -> None:
+    def _check_inputs(self, graph: Graph) -> None:
         """An input may be missing where a job before it makes it."""
-        makers: dict[str, list[int]] = {}
-        for number, job in enumerate(self._jobs if self._inputs else ()):
-            for path in {job.terms.output, job.terms.error} - {None}:
-                makers.setdefault(os.path.abspath(path or ""), []).append(number)
-        made = {
-            number: makers.get(os.path.abspath(self._jobs[number].terms.input or ""), [])
-            for number, _, _ in self._inputs
-            if number in chosen
-        }
-        in_time = graph.that_come_after(made)
-        for number, where, why in self._inputs:
-            if number in made and number not in in_time:
-                cure = "let this job come after the one that makes it" if made[number] else "name a file that is there"
-                path = label(self._jobs[number].terms.input or "")
-                raise BadInput(f"{where}: input {path}: {why} ({cure})")
+        missing = [(number, where, why) for number, where, why in self._inputs if number in self._chosen]
+        paths = {number: self._jobs[number].terms.input or "" for number, _, _ in missing}
+        wanted = {number: os.path.abspath(path) for number, path in paths.items()}
+        in_time = graph.that_come_after(wanted, self._written)
+        for number, where, why in missing:
+            if number not in in_time:
+                is_made = wanted[number] in self._written
+                cure = "let this job come after the one that makes it" if is_made else "name a file that is there"
+                raise BadInput(f"{where}: input {label(paths[number])}: {why} ({cure})")
 
 
 class _Read:

@@ -210,6 +210,7 @@ def test_two_jobs_with_one_output_are_warned_of() -> None:
     assert len(warned) == 1
     assert warned[0].endswith("o: 2 jobs write it, one over the other (put $(Process) into its name)")
     read("executable = x\noutput = o.$(Process)\nerror = o.$(Process)\nqueue 3\n")
+    read(named("a", more="output = o") + named("b"), only=["b"])
 
 
 # --- each broken once --------------------------------------------------------------------------------------
