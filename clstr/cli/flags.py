@@ -86,7 +86,10 @@ class _Parser(argparse.ArgumentParser):
             if word.startswith("-"):
                 _refuse(f"unknown flag {word} ({_meant(word.partition('=')[0], known)})")
         if strange:
-            _refuse(f"unexpected word {strange[0]!r} (a job is one word: quote it whole, as in -j 'echo hello')")
+            cure = "a job is one word: quote it whole, as in -j 'echo hello'"
+            if strange[0] == words[0]:
+                cure = "nodes go behind -n, files of them behind -N; jobs behind -j, files behind -J"
+            _refuse(f"unexpected word {strange[0]!r} ({cure})")
         return flags
 
 
@@ -101,7 +104,8 @@ def _meant(flag: str, known: Sequence[str]) -> str:
 
     if flag in ELSEWHERE:
         return f"here it is {ELSEWHERE[flag]}; see clstr --help"
-    nearest = difflib.get_close_matches(flag, known, n=1)
+    begun = [name for name in known if name.startswith(flag)]
+    nearest = begun or difflib.get_close_matches(flag, known, n=1)
     return f"did you mean {nearest[0]}? see clstr --help" if nearest else "see clstr --help"
 
 

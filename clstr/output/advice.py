@@ -16,7 +16,7 @@ _NAMED_HOSTS = 100  # of one ssh-keyscan: enough for a rack, and a line that can
 
 _CURES = (
     ("connection refused", "is sshd running there, and on that port?"),
-    ("host name cannot be resolved", "are the names right, and is this the ssh_config that knows them?"),
+    ("host name cannot be resolved", "are the names right, of hosts and not of files, and is this their ssh_config?"),
     ("no answer within", "are they up, and is there a way to them, by VPN or ProxyJump?"),
     ("no route to host", "are they up, and is there a way to them, by VPN or ProxyJump?"),
     ("network is unreachable", "has this machine a network?"),
