@@ -74,7 +74,7 @@ HOSTS = r"""
 BASH = r"""# bash completion for clstr:  source <(clstr --completion bash)
 @HOSTS@
 _clstr() {
-    local current=${COMP_WORDS[COMP_CWORD]} flag= word
+    local current=${COMP_WORDS[COMP_CWORD]} flag= user= word
     local -i count=0
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case $word in
@@ -94,12 +94,17 @@ _clstr() {
         case $values in
             file) compopt -o default 2>/dev/null ;;
             directory) compopt -o dirnames 2>/dev/null ;;
-            host) choices=$(_clstr_hosts) ;;
+            host)
+                choices=$(_clstr_hosts)
+                # Most bashes part words at an @, and yet replace it together with what follows.
+                if [[ $current == *@* ]]; then user=${current%@*}@
+                elif [[ ${COMP_WORDS[COMP_CWORD-1]} == @ ]]; then user=@
+                fi ;;
         esac
     else
         choices='@FLAGS@'
     fi
-    [[ -n $choices ]] && COMPREPLY=($(compgen -W "$choices" -- "$current"))
+    [[ -n $choices ]] && COMPREPLY=($(compgen -P "$user" -W "$choices" -- "${current#"$user"}"))
 }
 complete -o default -F _clstr clstr
 """
@@ -143,7 +148,7 @@ _clstr() {
         case $values in
             (file) _files ;;
             (directory) _files -/ ;;
-            (host) compadd -- ${(f)"$(_clstr_hosts)"} ;;
+            (host) compset -P '*@'; compadd -- ${(f)"$(_clstr_hosts)"} ;;
             (choice) compadd -a choices ;;
             (*) _message -r "value of $flag" ;;
         esac
@@ -178,7 +183,10 @@ def _zsh(flags: list[Flag]) -> str:
 
 FISH = r"""# fish completion for clstr:  clstr --completion fish > ~/.config/fish/completions/clstr.fish
 function __clstr_hosts
-    @HOSTS@
+    set -l user (commandline -ct | string match -r -- '[^=]*@')
+    for host in (@HOSTS@)
+        echo "$user$host"
+    end
 end
 function __clstr_behind --description 'Is the last flag before the cursor one of these?'
     set -l last (commandline -opc | string match -r -- '^-.*')[-1]

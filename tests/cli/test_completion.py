@@ -149,6 +149,8 @@ LINES = {
     "hosts": ("clstr -n zk", HOSTS),
     "a second host": ("clstr -n zkalpha zk", HOSTS),
     "a third host to leave out": ("clstr -v --exclude zkalpha zkbeta zk", HOSTS),
+    "a host behind its user": ("clstr -n me@zkal", {"me@zkalpha"}),
+    "a host behind its user and =": ("clstr --node=me@zkal", {"--node=me@zkalpha"}),
     "files": ("clstr -N zk", {"zknodes.txt", "zkdir"}),
     "a second file": ("clstr --job-file zknodes.txt zk", {"zknodes.txt", "zkdir"}),
     "a file that may be left out": ("clstr -n zkalpha --stdout zk", {"zknodes.txt", "zkdir"}),
