@@ -24,8 +24,11 @@ def main() -> int:
 
 
 def _fill_standard_descriptors() -> None:
-    """Fill those that are closed with the null device, as ssh does, lest a file or a socket get their number."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+    """Fill those that are closed with the null device, as ssh does, lest a file or a socket get their number.
+
+    It takes what is written; to read a standard input that is not there stays an error.
+    """
+    while (fd := os.open(os.devnull, os.O_WRONLY)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
 
