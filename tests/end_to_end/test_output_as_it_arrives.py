@@ -58,7 +58,7 @@ def test_closed_standard_descriptors_are_no_place_for_a_record(shell: Start, tmp
     assert (tmp_path / "log").read_text().count("\n") == 2
     assert [json.loads(line)["event"] for line in (tmp_path / "events").open()][-1] == "Finished"
     unread = shell(f"{' '.join(CLSTR)} -n : -J - <&-").result()
-    assert (unread.status, unread.stderr.partition(" (")[0]) == (2, "clstr: stdin: Bad file descriptor")
+    assert (unread.status, unread.stderr.partition(" (")[0]) == (2, "clstr: stdin:1: Bad file descriptor")
 
 
 # --- whole lines -------------------------------------------------------------------------------------------
