@@ -16,6 +16,12 @@ def label(path: str) -> str:
     return path if path.isprintable() else ascii(path)
 
 
+def quoted(text: str) -> str:
+    """The text in a message: in quotes, on one line, and cut where it is long."""
+    text = text if len(text) <= 60 else f"{text[:57]}..."
+    return f"'{text}'" if text.isprintable() else ascii(text)
+
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 

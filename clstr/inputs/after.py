@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
+from clstr.inputs import quoted
 from clstr.model import BadInput, Barrier
 
 LONGEST_CIRCLE = 10
@@ -123,7 +124,7 @@ class Graph:
             members = self.match(word)
             if not members:
                 cure = "name a job by its +Name, a group of them, or a glob"
-                raise BadInput(f"{job.after_origin}: +After {_shown(word)}: no job has that name ({cure})")
+                raise BadInput(f"{job.after_origin}: +After {quoted(word)}: no job has that name ({cure})")
             barrier = self._words[word] = Barrier(word, tuple(members))
         return barrier
 
@@ -138,7 +139,7 @@ class Graph:
             raise BadInput(f"{job.after_origin}: {names} (break the circle)")
         members = tuple(member for member in barrier.jobs if member != number)
         if not members:
-            raise BadInput(f"{job.after_origin}: +After {_shown(barrier.words)} means no job but this one (drop it)")
+            raise BadInput(f"{job.after_origin}: +After {quoted(barrier.words)} means no job but this one (drop it)")
         return Barrier(barrier.words, members)
 
     # --- circles -------------------------------------------------------------------------------------------
@@ -196,9 +197,5 @@ def _by_name(jobs: Sequence[Named]) -> dict[str, int]:
         other = numbers.setdefault(job.name, number)
         if other != number:
             cure = "put $(Process) into +Name, or {KEY} of a matrix"
-            raise BadInput(f"{job.origin}: the job at {jobs[other].origin} is {_shown(job.name)} too ({cure})")
+            raise BadInput(f"{job.origin}: the job at {jobs[other].origin} is {quoted(job.name)} too ({cure})")
     return numbers
-
-
-def _shown(text: str) -> str:
-    return f"'{text}'" if text.isprintable() else ascii(text)

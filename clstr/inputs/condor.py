@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from clstr.inputs import label, reason
+from clstr.inputs import label, quoted, reason
 from clstr.model import BadInput
 
 MOST_JOBS = 1_000_000
@@ -143,9 +143,9 @@ class _File:
         key, equals, value = text.partition("=")
         key, value = key.strip(BLANKS), value.strip(BLANKS)
         if not equals:
-            self._refuse(line, f"{_quoted(text)} is neither KEY = VALUE nor queue (write one of them)")
+            self._refuse(line, f"{quoted(text)} is neither KEY = VALUE nor queue (write one of them)")
         if not _KEY.fullmatch(key):
-            self._refuse(line, f"bad key {_quoted(key)} (write KEY = VALUE; there is no if, no include and no @=)")
+            self._refuse(line, f"bad key {quoted(key)} (write KEY = VALUE; there is no if, no include and no @=)")
         name = key_of(key)
         if "$(" in value:
             value = self._with_own(key, value, line)
@@ -173,10 +173,10 @@ class _File:
         if words and not _VARIABLE.fullmatch(words[0]):
             count = self._number(words.pop(0), line)
         if each is None and words:
-            self._refuse(line, f"cannot read {_quoted(f'queue {text}')} ({_FORMS})")
+            self._refuse(line, f"cannot read {quoted(f'queue {text}')} ({_FORMS})")
         for word in words:
             if not _VARIABLE.fullmatch(word):
-                self._refuse(line, f"bad variable {_quoted(word)} of queue ({_FORMS})")
+                self._refuse(line, f"bad variable {quoted(word)} of queue ({_FORMS})")
         names = words or ["Item"]
         rows = [""] if each is None else self._rows(each[1].lower(), each[2], line)
         settings = dict(self._settings)  # later lines change nothing for these jobs
@@ -198,7 +198,7 @@ class _File:
 
     def _number(self, word: str, line: int) -> int:
         if not re.fullmatch(r"[0-9]{1,9}", word) or int(word) > MOST_JOBS:
-            self._refuse(line, f"bad number {_quoted(word)} of queue ({_FORMS})")
+            self._refuse(line, f"bad number {quoted(word)} of queue ({_FORMS})")
         return int(word)
 
     def _rows(self, how: str, what: str, line: int) -> list[str]:
@@ -272,7 +272,7 @@ class _Macros:
         while (found := _MACRO.search(text, at)) is not None:
             end = _closing(text, found.end())
             if end is None:
-                self._refuse(f"{_quoted(text[found.start() :])} has no ')' (write $(DOLLAR) for a '$' before '(')")
+                self._refuse(f"{quoted(text[found.start() :])} has no ')' (write $(DOLLAR) for a '$' before '(')")
             done += [text[at : found.start()], self._value(found[1], text[found.end() : end], above)]
             at = end + 1
         return "".join(done) + text[at:]
@@ -281,7 +281,7 @@ class _Macros:
         name, colon, default = body.partition(":")
         shown = f"${function}({name})"
         if function not in ("", "ENV") or not _MACRO_NAME.fullmatch(name):
-            self._refuse(f"{_quoted(shown)} is not known here (write $(NAME), $(NAME:DEFAULT) or $ENV(NAME))")
+            self._refuse(f"{quoted(shown)} is not known here (write $(NAME), $(NAME:DEFAULT) or $ENV(NAME))")
         if name.lower() in above:
             self._refuse(f"{shown} is in its own value (break the circle)")
         if len(above) >= DEEPEST:
@@ -321,10 +321,3 @@ def _closing(text: str, at: int) -> int | None:
         if not depth:
             return index
     return None
-
-
-def _quoted(text: str) -> str:
-    text = text if len(text) <= 60 else f"{text[:57]}..."
-    return f"'{text}'" if text.isprintable() else ascii(text)
-
-

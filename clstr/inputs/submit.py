@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clstr.inputs import label, parse_seconds, reason, words
+from clstr.inputs import label, parse_seconds, quoted, reason, words
 from clstr.inputs.after import Graph, Named, numbered
 from clstr.inputs.condor import BLANKS, Queued, decoded, queued
 from clstr.inputs.templates import Expanded, Templates
@@ -278,7 +278,7 @@ class _Read:
         if not text:
             return self._settings.budget
         if not re.fullmatch(r"[0-9]{1,9}", text):
-            raise self._bad("max_retries", f"bad number {_quoted(text)} (write 0 or more)")
+            raise self._bad("max_retries", f"bad number {quoted(text)} (write 0 or more)")
         return int(text)
 
     def terms(self) -> Terms:
@@ -303,13 +303,13 @@ class _Read:
     def _priority(self) -> int:
         text = self._job.value("priority") or "0"
         if not re.fullmatch(r"[+-]?[0-9]{1,9}", text):
-            raise self._bad("priority", f"bad number {_quoted(text)} (write a whole number)")
+            raise self._bad("priority", f"bad number {quoted(text)} (write a whole number)")
         return int(text)
 
     def _hold(self) -> bool:
         text = self._job.value("hold").lower()
         if text not in (*_TRUE, *_FALSE):
-            raise self._bad("hold", f"{_quoted(text)} is neither True nor False (write one of them)")
+            raise self._bad("hold", f"{quoted(text)} is neither True nor False (write one of them)")
         return text in _TRUE
 
     def _timeout(self) -> float | None:
@@ -318,7 +318,7 @@ class _Read:
             return None
         seconds = parse_seconds(text if re.fullmatch(r"[0-9.]+", text) else self._string("my.timeout"))
         if seconds is None:
-            raise self._bad("my.timeout", f'{_quoted(text)} is not a duration (write 90, "90s", "10m", "2h" or "1d")')
+            raise self._bad("my.timeout", f'{quoted(text)} is not a duration (write 90, "90s", "10m", "2h" or "1d")')
         return seconds
 
     def _environment(self) -> tuple[tuple[str, bytes], ...]:
@@ -337,15 +337,15 @@ class _Read:
                 continue
             where = "concurrency_limits"
             if not re.fullmatch(r"[0-9]{1,9}", number or "1") or int(number or "1") < 1 or (colon and not number):
-                raise self._bad(where, f"bad claim {_quoted(claim.strip(BLANKS))} (write NAME or NAME:K)")
+                raise self._bad(where, f"bad claim {quoted(claim.strip(BLANKS))} (write NAME or NAME:K)")
             if name not in declared:
-                raise self._bad(where, f"no token {_quoted(name)} is declared (declare it: --token {name}=N)")
+                raise self._bad(where, f"no token {quoted(name)} is declared (declare it: --token {name}=N)")
             if name in claims:
-                raise self._bad(where, f"{_quoted(name)} is claimed twice (write {name}:K once)")
+                raise self._bad(where, f"{quoted(name)} is claimed twice (write {name}:K once)")
             claims[name] = int(number or "1")
             if claims[name] > declared[name]:
                 raise self._bad(
-                    where, f"{claims[name]} of the token {_quoted(name)}, which has {declared[name]} (claim fewer)"
+                    where, f"{claims[name]} of the token {quoted(name)}, which has {declared[name]} (claim fewer)"
                 )
         return tuple(sorted(claims.items()))
 
@@ -401,7 +401,7 @@ def _check_name(name: str, where: str) -> None:
 
 
 def _bad_name(name: str) -> str:
-    return f"+Name {_quoted(name)} cannot name files (use letters, digits and _.@:+=- with no dot at the head)"
+    return f"+Name {quoted(name)} cannot name files (use letters, digits and _.@:+=- with no dot at the head)"
 
 
 def _unreadable(path: str) -> str | None:
@@ -420,8 +420,3 @@ def _size(job: Expanded) -> int:
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
-
-
-def _quoted(text: str) -> str:
-    text = text if len(text) <= 60 else f"{text[:57]}..."
-    return f"'{text}'" if text.isprintable() else ascii(text)
