@@ -79,7 +79,12 @@ def first_line(*command: str | Path, pattern: str = r"\d[\w.]*") -> str | None:
     """The version in what the command prints first, or None where there is no such command."""
     if shutil.which(command[0]) is None:
         return None
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    environment = dict(os.environ)
+    if command[0] != sys.executable:  # the first clstr would meet another package of its name there
+        environment.pop("PYTHONPATH", None)
+    result = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, env=environment
+    )
     found = re.search(pattern, result.stdout + result.stderr)
     return found[0] if found else None
 
@@ -180,7 +185,7 @@ def _library(python: str) -> Callable[[Place, str], Call]:
 # --- the first clstr ----------------------------------------------------------------------------------------
 
 
-def _first(program: str, place: Place, *words: str | Path) -> Call:
+def first_call(program: str, place: Place, *words: str | Path) -> Call:
     """It knows no ssh_config but the user's and pings by name, so it finds an ssh and a ping of ours first."""
     programs = place.directory / "bin"
     programs.mkdir(exist_ok=True)
@@ -189,7 +194,7 @@ def _first(program: str, place: Place, *words: str | Path) -> Call:
         (programs / name).chmod(0o755)
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     # PYTHONPATH would put another package of its name before it.
-    return Call([program, "-N", place.listed, *words], {"PATH": path, "PYTHONPATH": ""}, terminal=True)
+    return Call([program, *words], {"PATH": path, "PYTHONPATH": ""}, terminal=True)
 
 
 def every_tool(first: str | None, ansible: str, library: str) -> list[Tool]:
@@ -216,8 +221,8 @@ def every_tool(first: str | None, ansible: str, library: str) -> list[Tool]:
             Tool(
                 "first clstr",
                 lambda: first_line(first, "--version"),
-                lambda place, jobs: _first(first, place, "-J", jobs),
-                lambda place, command: _first(first, place, "-E", command),
+                lambda place, jobs: first_call(first, place, "-N", place.listed, "-J", jobs),
+                lambda place, command: first_call(first, place, "-N", place.listed, "-E", command),
             )
         )
     return tools
