@@ -303,7 +303,7 @@ class _Read:
     def _priority(self) -> int:
         text = self._job.value("priority") or "0"
         if not re.fullmatch(r"[+-]?[0-9]{1,9}", text):
-            raise self._bad("priority", f"bad number {quoted(text)} (write a whole number)")
+            raise self._bad("priority", f"bad number {quoted(text)} (write a whole number of 9 digits at most)")
         return int(text)
 
     def _hold(self) -> bool:
