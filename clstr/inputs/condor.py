@@ -28,6 +28,9 @@ MOST_JOBS = 1_000_000
 DEEPEST = 100
 """Macros inside of macros: more would be too deep for this program."""
 
+MOST_MACROS = 100_000
+"""Macros that are expanded for one value: a few that double again and again would take for ever."""
+
 BLANKS = " \t\r\n\f\v"
 """What separates; anything beyond ASCII is text."""
 
@@ -263,18 +266,23 @@ class _Macros:
         self._file = file
         self._job = job
         self._line = 0
+        self._count = 0
 
     def expand(self, text: str, line: int, above: tuple[str, ...] = ()) -> str:
         """The text, which stands in that line, with its macros expanded. Raises BadInput."""
-        self._line = line
+        outer, self._line = self._line, line
         done: list[str] = []
         at = 0
         while (found := _MACRO.search(text, at)) is not None:
             end = _closing(text, found.end())
             if end is None:
                 self._refuse(f"{quoted(text[found.start() :])} has no ')' (write $(DOLLAR) for a '$' before '(')")
+            self._count += 1
+            if self._count > MOST_MACROS:
+                self._refuse(f"more than {MOST_MACROS:,} macros in one value (write fewer)")
             done += [text[at : found.start()], self._value(found[1], text[found.end() : end], above)]
             at = end + 1
+        self._line = outer
         return "".join(done) + text[at:]
 
     def _value(self, function: str, body: str, above: tuple[str, ...]) -> str:
@@ -303,7 +311,7 @@ class _Macros:
         if own is not None:
             return self.expand(own, self._line, above) if name not in _FIXED else own
         setting = self._job.settings.get(name)
-        return None if setting is None else self.expand(setting.value, self._line, above)
+        return None if setting is None else self.expand(setting.value, setting.line, above)
 
     def _refuse(self, what: str) -> NoReturn:
         raise BadInput(f"{self._file}:{self._line}: {what}")

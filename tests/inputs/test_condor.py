@@ -205,9 +205,22 @@ def test_a_macro_that_means_nothing_is_refused_with_the_line_that_names_it(value
     assert str(caught.value).startswith(f"a.sub:2: {UNDEFINED[value]}")
 
 
+def test_what_is_wrong_inside_of_a_macro_is_told_with_the_line_where_it_stands() -> None:
+    text = "a = 1\nb = $(a) $(no)\nc = $(a) $(b)\nd = $(none:$(a)) $(no)\nqueue\n"
+    for key, line in (("c", 2), ("d", 4)):
+        with pytest.raises(BadInput, match=rf"a\.sub:{line}: \$\(no\) is not defined"):
+            jobs(text)[0].value(key)
+
+
+def test_macros_that_double_again_and_again_are_refused() -> None:
+    text = "".join(f"a{n} = $(a{n + 1})$(a{n + 1})\n" for n in range(60))
+    with pytest.raises(BadInput, match=r"a\.sub:\d+: more than 100,000 macros in one value \("):
+        jobs(f"{text}a60 =\nqueue\n")[0].value("a0")
+
+
 def test_a_long_chain_of_macros_does_not_recurse_for_ever() -> None:
     text = "".join(f"a{n} = $(a{n + 1})\n" for n in range(5000))
     for value in (text, f"a0 = {'$(x:' * 5000}{')' * 5000}\n"):
-        with pytest.raises(BadInput, match=r"a\.sub:1: \$\(\w+\) is inside of more than 100 other macros \("):
+        with pytest.raises(BadInput, match=r"a\.sub:\d+: \$\(\w+\) is inside of more than 100 other macros \("):
             jobs(f"{value}queue\n")[0].value("a0")
     assert jobs("a = $(x:$(x:$(x:2)))\nqueue\n")[0].value("a") == "2"
