@@ -56,7 +56,6 @@ class Records:
 
             keys = [text.partition("=")[0] for text in flags.matrix]
             self.table = Table(flags.csv, list(dict.fromkeys(keys)), self._place_of)
-            self._gates.append(self.table)
         if flags.events is not None:
             from clstr.records.events import Events
 
@@ -107,8 +106,8 @@ class Records:
 
     @property
     def gate(self) -> Gate | None:
-        """What knows of jobs that are done."""
-        return self if self._gates else None
+        """What knows of jobs that are done, or has to know of all jobs."""
+        return self if self._gates or self.table is not None else None
 
     @property
     def door(self) -> Door | None:
@@ -117,7 +116,10 @@ class Records:
 
     def done(self, jobs: Sequence[Job]) -> Collection[int]:
         """The ids of those that any gate knows as done."""
-        return {job for gate in self._gates for job in gate.done(jobs)}
+        done = {job for gate in self._gates for job in gate.done(jobs)}
+        if self.table is not None:
+            self.table.read(jobs, done)
+        return done
 
     def sink(self, attempt: Attempt, sink: Sink) -> Sink:
         """The sink, with those of the records before it."""
@@ -150,14 +152,14 @@ class Records:
         told = (self.events if self.events is not None and self.events.is_view else None, self.names)
         return [view for view in told if view is not None]
 
-    def finish(self, not_done: Sequence[Job], warn: Callable[[str], None]) -> bool:
-        """The run is over, and these jobs were not done: write the end, and let others have the files.
+    def finish(self, warn: Callable[[str], None]) -> bool:
+        """The run is over: write the end, and let others have the files.
 
         False, with a message, where that fails.
         """
         try:
             if self.table is not None:
-                self.table.finish(not_done)
+                self.table.finish()
         except OSError as error:
             warn(f"{error.filename} cannot be written: {error.strerror}")
             return False

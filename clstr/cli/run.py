@@ -10,6 +10,7 @@ import signal
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from clstr.cli import open_files
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     from clstr.inputs.nodes import Entry
     from clstr.output.advice import Advice
     from clstr.output.console import Console
-    from clstr.output.messages import Summary
     from clstr.records.leftovers import JobFile, Leftovers
     from clstr.runner import Runner
     from clstr.scheduler import Limits, Scheduler
 
 UNBOUNDED = 1 << 30
+
+READ_AHEAD = 1 << 16
+"""Jobs, at most, that were read and not used, of which the end finds out whether they were done before this run."""
 
 REST = 5.0
 """Seconds in which the unread rest of a pipe must come to its end to be written to --unfinished."""
@@ -100,21 +103,29 @@ async def run(plan: Plan) -> int:
         await output.drain()
     if runner.bad_input is not None:
         console.message(str(runner.bad_input), Style.BAD)
-    done = _all_done(finished, scheduler, plan)
-    ahead = runner.unheard  # read, and never handed out; the first of them may have to be named
+    ahead, done_before = runner.unheard, runner.unheard_done  # read, and never handed out
     with contextlib.suppress(BadInput):  # what stands behind them was told of, or nobody came that far
-        ahead += _to_do(plan, plan.source.at_hand(NAMED_JOBS))
-    for line in table(scheduler.tally()):
+        rest = plan.source.at_hand(READ_AHEAD)
+        to_do = _to_do(plan, rest)
+        ahead += to_do
+        done_before += len(rest) - len(to_do)
+    tally = scheduler.tally()
+    tally = replace(tally, jobs=tally.jobs + len(ahead) + done_before, done=tally.done + done_before)
+    all_read = finished.end is End.SETTLED or plan.source.seen == (tally.jobs, True)
+    for line in table(tally):
         console.line(line)
     if not end.is_quiet:
-        for line in _closing(finished, scheduler, summary, plan, ahead, runner.unheard_done):
+        left = [*islice(scheduler.unfinished(), NAMED_JOBS), *ahead][:NAMED_JOBS]
+        not_done_count = tally.jobs - tally.done - tally.failed - tally.held
+        for line in summary.closing(finished, tally, left, not_done_count, not all_read):
             console.message(line, Style.BAD)
     not_done = [*leftovers.failed, *scheduler.unfinished(), *ahead]
     written = await _write_leftovers(plan, not_done, leftovers, console)
-    written = records.finish(not_done, console.message) and not runner.record_lost and written
+    written = records.finish(console.message) and not runner.record_lost and written
     plan.source.close()
     await console.drain()
     console.close()
+    done = finished.end is not End.STUCK and all_read and tally.done == tally.jobs
     return end.status(written and done, runner.bad_input is not None, bool(console.errors))
 
 
@@ -282,31 +293,6 @@ def _observers(
         _log_asyncssh(console, hides=bool(flags.var))
     table = ClosingTable()
     return [*observers, Narrator(console.remark), table], table.lines
-
-
-def _all_done(finished: Finished, scheduler: Scheduler, plan: Plan) -> bool:
-    """Was every job done, those that nobody needed to read included?"""
-    tally = scheduler.tally()
-    total, complete = plan.source.seen
-    if finished.end is End.STUCK:
-        return False
-    return tally.done == tally.jobs and (finished.end is End.SETTLED or (complete and total == tally.jobs))
-
-
-def _closing(
-    finished: Finished, scheduler: Scheduler, summary: Summary, plan: Plan, ahead: list[Job], unheard_done: int
-) -> list[str]:
-    from itertools import islice
-
-    from clstr.output.messages import NAMED_JOBS
-
-    total, complete = plan.source.seen
-    # Those read ahead of their use are not done either, but for those that were so before this run.
-    tally = replace(scheduler.tally(), jobs=total)
-    left = [*islice(scheduler.unfinished(), NAMED_JOBS), *ahead][:NAMED_JOBS]
-    unread = finished.end is not End.SETTLED and not complete
-    not_done = total - tally.done - tally.failed - tally.held - unheard_done
-    return summary.closing(finished, tally, left, not_done, unread)
 
 
 def _log_asyncssh(console: Console, hides: bool) -> None:

@@ -68,7 +68,7 @@ class _Row:
 
 
 class Table:
-    """The record, and a gate that finds nothing done: it is told there of the jobs that there are."""
+    """The record; of the jobs that there are it is told by ``read``."""
 
     def __init__(self, path: str, keys: Sequence[str], place_of: Callable[[Job, bytes], str]) -> None:
         """Lock the file and change nothing. ``place_of`` says where a result that a job names goes. Raises BadInput."""
@@ -86,11 +86,10 @@ class Table:
         self._write()
         self._thread.start()
 
-    def done(self, jobs: Sequence[Job]) -> Collection[int]:
-        """There are these jobs."""
+    def read(self, jobs: Sequence[Job], done: Collection[int]) -> None:
+        """There are these jobs, of which those were done before this run."""
         for job in jobs:
-            self._rows[job.id] = _Row(job)
-        return ()
+            self._rows[job.id] = _Row(job, "done") if job.id in done else _Row(job)
 
     def saw(self, when: float, event: Fact | News) -> None:
         """Keep the job's row. Raises OSError."""
@@ -123,11 +122,12 @@ class Table:
     def _row(self, job: Job) -> _Row:
         return self._rows.get(job.id) or _Row(job)
 
-    def finish(self, not_done: Sequence[Job]) -> None:
-        """The run is over, and these jobs, among others that are known, were never begun. Raises OSError."""
+    def finish(self) -> None:
+        """The run is over: write the table a last time. Raises OSError."""
         self._stop()
-        for job in not_done:
-            self._rows.setdefault(job.id, _Row(job))
+        for row in list(self._rows.values()):
+            if row.status == "copying":  # it was stopped, of which there is no news
+                self._rows[row.job.id] = replace(row, status="not done", results="")
         self._write()
 
     def close(self) -> None:

@@ -167,6 +167,22 @@ def test_a_table_has_all_jobs_when_the_run_ends_early(clstr: Clstr, tmp_path: Pa
         assert [row["Status"] for row in csv.DictReader(file)] == ["not done"] * 5
 
 
+def test_what_was_done_before_is_told_as_done_when_the_run_ends_before_it_comes_to_it(
+    clstr: Clstr, tmp_path: Path
+) -> None:
+    done = [f"echo {number}" for number in range(1500)]  # more than are asked for at once
+    (tmp_path / "log").write_text(HEADER + "".join(f"1\tn\t1.0\t1.0\t0\t0\t0\t0\t{job}\n" for job in done))
+    (tmp_path / "jobs").write_text("\n".join(["false", "echo left", *done]))
+    flags = ["--joblog", "log", "--resume", "--csv", "table.csv", "--unfinished", "left", "-v"]
+    result = clstr("-n", ":", "-J", "jobs", *flags)
+    assert (result.status, result.lines) == (1, [])
+    assert re.search(r"^clstr: 2 of \d+\+? jobs not done: no nodes left", result.stderr, re.M)
+    assert re.search(r"^\d+ jobs: \d+ done, 0 failed, 0 held, 2 not done; 1 attempt ", result.stderr, re.M)
+    assert (tmp_path / "left").read_text() == "false\necho left\n"
+    with (tmp_path / "table.csv").open(newline="") as file:
+        assert [row["Status"] for row in csv.DictReader(file)] == ["not done"] * 2 + ["done"] * 1500
+
+
 # --- what stands in the way --------------------------------------------------------------------------------
 
 

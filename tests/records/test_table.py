@@ -28,7 +28,7 @@ def place_of(job: Job, result: bytes) -> str:
 def opened(path: Path, *jobs: Job) -> Table:
     table = Table(str(path), KEYS, place_of)
     table.begin(never)
-    assert not table.done(jobs)
+    table.read(jobs, ())
     return table
 
 
@@ -56,7 +56,7 @@ def test_a_row_says_what_became_of_a_job(tmp_path: Path) -> None:
         ran(attempt(one, 2, on="me@n2"), Exited(0, (b"/tmp/a", b"b")), began=BEGIN + 60, took=0.25),
         [(BEGIN + 61, Done(one, attempt(one, 2)))],
     )
-    table.finish([])
+    table.finish()
     table.close()
     assert rows(path) == [
         {
@@ -70,7 +70,7 @@ def test_a_row_says_what_became_of_a_job(tmp_path: Path) -> None:
 def test_every_job_has_its_row_in_the_order_of_ids(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     jobs = [job(number) for number in range(1, 8)]
-    table = opened(path, *jobs[5:], *jobs[:4])
+    table = opened(path, *jobs[5:], *jobs[:5])
     tell(
         table,
         done(attempt(jobs[0])),
@@ -79,7 +79,7 @@ def test_every_job_has_its_row_in_the_order_of_ids(tmp_path: Path) -> None:
         [(BEGIN, Done(jobs[3], None)), (BEGIN, Held(jobs[5], "after x failed"))],
         ran(attempt(jobs[6]))[:1],
     )
-    table.finish([jobs[4], jobs[2]])
+    table.finish()
     table.close()
     assert [(row["Job ID"], row["Status"], row["Exit"], row["Attempts"]) for row in rows(path)] == [
         ("1", "done", "0", "1"),
@@ -92,11 +92,29 @@ def test_every_job_has_its_row_in_the_order_of_ids(tmp_path: Path) -> None:
     ]
 
 
+def test_what_was_done_before_is_done_also_when_the_run_ends_before_it_comes_to_it(tmp_path: Path) -> None:
+    table = opened(tmp_path / "t.csv")
+    table.read([job(1), job(2), job(3)], {2, 3})
+    tell(table, [(BEGIN, Done(job(2), None))])
+    table.finish()
+    table.close()
+    assert [row["Status"] for row in rows(tmp_path / "t.csv")] == ["not done", "done", "done"]
+
+
+def test_a_job_whose_copy_was_stopped_is_not_done_and_has_no_results(tmp_path: Path) -> None:
+    table = opened(tmp_path / "t.csv", job(1))
+    tell(table, ran(attempt(job(1)), Exited(0, (b"a",))))
+    until(lambda: [(row["Status"], row["Results"]) for row in rows(tmp_path / "t.csv")] == [("copying", "here/a")])
+    table.finish()
+    table.close()
+    assert [(row["Status"], row["Exit"], row["Results"]) for row in rows(tmp_path / "t.csv")] == [("not done", "0", "")]
+
+
 def test_commas_quotes_newlines_and_bytes_come_back(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     commands = [b'echo "a", b', b"one\ntwo\r\n", b"\xff\xfe", b" x "]
     table = opened(path, *(job(number, command) for number, command in enumerate(commands, 1)))
-    table.finish([])
+    table.finish()
     table.close()
     assert [row["Command"].encode("utf-8", "surrogateescape") for row in rows(path)] == commands
     assert path.read_bytes().startswith(",".join([*COLUMNS, *KEYS]).encode() + b"\r\n")
@@ -111,7 +129,7 @@ def test_the_table_follows_the_run_and_a_reader_always_sees_it_whole(tmp_path: P
     for of in jobs[1:]:
         tell(table, done(attempt(of)))
         assert of.id % 200 or len(rows(path)) == 2000
-    table.finish([])
+    table.finish()
     table.close()
     assert {row["Status"] for row in rows(path)} == {"done"}
     assert os.listdir(tmp_path) == ["t.csv"]
@@ -127,7 +145,7 @@ def test_what_the_thread_cannot_write_is_raised_with_an_event(tmp_path: Path) ->
         until(lambda: tell(table, done(attempt(job(1)))))
     assert raised.value.filename == str(place / "t.csv")
     with pytest.raises(FileNotFoundError):
-        table.finish([])
+        table.finish()
     table.close()
 
 
@@ -151,6 +169,6 @@ def test_nodes_and_pins_are_named_as_listed(tmp_path: Path) -> None:
     of = job(1, pin=node("me@n1:22"))
     table = opened(path, of)
     tell(table, done(attempt(of)))
-    table.finish([])
+    table.finish()
     table.close()
     assert rows(path)[0]["Machine"] == "me@n1:22"
