@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,13 @@ class Place:
         """The same for scripts, as JSON."""
         told = {"hosts": self.hosts, "port": self.port, "user": self.user}
         return self._file("site.json", json.dumps(told | {"key": str(self.key), "known_hosts": str(self.known_hosts)}))
+
+    @property
+    def ssh(self) -> Path:
+        """A client with the configuration, in one word: GNU parallel's -M starts no master of several words."""
+        client = self._file("ssh", f'#!/bin/sh\nexec ssh -F {shlex.quote(str(self.ssh_config))} "$@"\n')
+        client.chmod(0o755)
+        return client
 
     def _file(self, name: str, text: str) -> Path:
         path = self.directory / name
@@ -137,7 +145,7 @@ def _parallel_everywhere(place: Place, command: str) -> Call:
 
 
 def _parallel_env(place: Place) -> dict[str, str]:
-    return {"PARALLEL_SSH": f"ssh -F {place.ssh_config}", "HOME": str(place.directory)}
+    return {"PARALLEL_SSH": str(place.ssh), "HOME": str(place.directory)}
 
 
 def _pdsh(place: Place, command: str) -> Call:

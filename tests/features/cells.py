@@ -115,7 +115,7 @@ class Stage:
     def env(self) -> dict[str, str]:
         """What GNU parallel and pdsh take from their environment."""
         config = self.place.ssh_config
-        own = {"PARALLEL_SSH": f"ssh -F {config}", "PDSH_SSH_ARGS_APPEND": f"-F {config}"}
+        own = {"PARALLEL_SSH": str(self.place.ssh), "PDSH_SSH_ARGS_APPEND": f"-F {config}"}
         return own | {"HOME": str(self.place.directory)} | self.others
 
     def _flags(self, flags: Mapping[str, str]) -> list[str]:
