@@ -462,7 +462,10 @@ class Door(Protocol):
     """Lets attempts begin, or not: asked between the order to start one and its command."""
 
     def enter(self, attempt: Attempt) -> Found | Refused | None:
-        """None: it may begin, and whoever else asks is refused until the attempt is told of as over."""
+        """None: it may begin, and whoever else asks is refused until the attempt is told of as over.
+
+        Raises OSError where too many files are open just now; it is asked again later.
+        """
 
 
 class Flow(Protocol):

@@ -23,6 +23,9 @@ PROCESS = 4
 SLOTS_OF_A_CONNECTION = 5
 """SSH sessions that share a connection, which is one descriptor."""
 
+COPIES = 8
+"""Descriptors of the copies that a node sends at once: of each its place, a directory in it, a file and its writer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -57,7 +60,8 @@ def fit(plan: Plan, limit: Limit) -> str | None:
     jobs, complete = plan.source.seen
     if complete:
         wanted = min(wanted, jobs)
-    fitting = most(costs(plan.slots, with_client=plan.client is not None), room)
+    copies = 0 if plan.flags.results is None else COPIES
+    fitting = most(costs(plan.slots, plan.client is not None, _files(plan), copies), room)
     if fitting >= wanted:
         return None
     if fitting == 0:
@@ -69,16 +73,27 @@ def fit(plan: Plan, limit: Limit) -> str | None:
     )
 
 
-def costs(slots: Iterable[Slot], with_client: bool) -> list[int]:
-    """The descriptors of each slot in use, in listed order: with a client, of the spare that waits beside it too."""
+def _files(plan: Plan) -> int:
+    """The descriptors of a job's own files while it runs."""
+    named = ((terms.input, terms.output, terms.error) for terms in (job.terms for job in plan.work.submitted))
+    most_named = max((sum(path is not None for path in paths) for paths in named), default=0)
+    return most_named + (0 if plan.flags.run_dir is None else 2)
+
+
+def costs(slots: Iterable[Slot], with_client: bool, files: int = 0, copies: int = 0) -> list[int]:
+    """The descriptors of each slot in use, in listed order: with a client, of the spare that waits beside it too.
+
+    ``files`` are those of a job's files, ``copies`` those of a node's copies.
+    """
     found = []
     for slot in slots:
         if slot.node.host == ":":
-            found.append(PROCESS)
+            cost = PROCESS
         elif with_client:
-            found.append(2 * PROCESS)
+            cost = 2 * PROCESS
         else:
-            found.append(1 if slot.number % SLOTS_OF_A_CONNECTION == 1 else 0)
+            cost = 1 if slot.number % SLOTS_OF_A_CONNECTION == 1 else 0
+        found.append(cost + files + (copies if slot.number == 1 else 0))
     return found
 
 

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -20,6 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clstr.records.files import put
+
+SHORT_OF_FILES = (errno.EMFILE, errno.ENFILE)
+"""Errors that pass when others have closed some: they say nothing of the directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +122,15 @@ def release(path: str) -> None:
 
 
 def read(path: str) -> Holder | str:
-    """Who holds the lock; words about it where it cannot be read."""
+    """Who holds the lock; words about it where it cannot be read. Raises OSError where too many files are open."""
     try:
         host, pid, start = Path(path).read_bytes().decode("utf-8", "surrogateescape").split()
         return Holder(host, int(pid), start)
     except FileNotFoundError:
         return "a run that has just ended"
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in SHORT_OF_FILES:
+            raise
         return f"somebody ({path} is none of clstr's: remove it if nobody is at work)"
 
 

@@ -102,12 +102,14 @@ class RunDir:
         return True
 
     def enter(self, attempt: Attempt) -> Found | Refused | None:
-        """The door: takes the job's lock, and makes its files ready."""
+        """The door: takes the job's lock, and makes its files ready. Raises OSError where too many files are open."""
         base = self._base(attempt.job)
         try:
             with naming(base):
                 return self._enter(attempt, base)
         except OSError as error:
+            if error.errno in locks.SHORT_OF_FILES:
+                raise
             self._error = error
             return Refused(f"{base}: {error.strerror}")
 
@@ -128,7 +130,8 @@ class RunDir:
             put(f"{base}.run", self._script(attempt), 0o700)
             if attempt.job.terms.input is not None:
                 os.symlink(os.path.abspath(attempt.job.terms.input), f"{base}.input")
-            out, err = (os.open(f"{base}.{stream}", _CREATE, 0o666) for stream in ("out", "err"))
+            out = os.open(f"{base}.out", _CREATE, 0o666)
+            err = os.open(f"{base}.err", _CREATE, 0o666)
             os.link(self._locks.status, f"{base}.status")
         except OSError:
             _close(out, err)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from clstr.model import Attempt, CopyFailed, Exited, name_of
+from clstr.runner.descriptors import SHORT_OF_FILES
 from clstr.transport import Connection, FetchFailed, Landing, in_thread, shown
 
 AT_ONCE = 2
@@ -88,7 +89,7 @@ async def copy(
     results: Results,
     warn: Callable[[str], None],
 ) -> Exited | CopyFailed:
-    """Copy what the attempt named; cancelled, it leaves nothing."""
+    """Copy what the attempt named; cancelled, it leaves nothing. Raises OSError where too many files are open."""
     if len(names) > MOST:
         return CopyFailed(f"more than {MOST:,} were named")
     if any(len(name) > LONGEST for name in names):
@@ -103,6 +104,8 @@ async def copy(
                 return CopyFailed(str(error))
             await asyncio.sleep(pause)
         except OSError as error:
+            if error.errno in SHORT_OF_FILES:
+                raise
             return CopyFailed(f"{error.filename or 'here'}: {error.strerror or error}")
         else:
             if landing.left_out_count:

@@ -647,15 +647,22 @@ class Runner:
         try:
             if not copying.stopped:
                 async with line.turn:
-                    directory = self._directory(attempt.job)
-                    connection = line.connection
-                    outcome = await copy(attempt, results, directory, connection, self._results, self._warn)
+                    outcome = await self._copy_once_there_is_room(attempt, results, line)
         except asyncio.CancelledError:
             if not copying.stopped:
                 raise
         del line.copies[attempt]
         self._take(self._scheduler.copied(attempt, outcome))
         await self._give_up(line)
+
+    async def _copy_once_there_is_room(self, attempt: Attempt, results: tuple[bytes, ...], line: _Line) -> Outcome:
+        """Copy, if need be after others have closed their files."""
+        directory = self._directory(attempt.job)
+        while True:
+            try:
+                return await copy(attempt, results, directory, line.connection, self._results, self._warn)
+            except OSError:
+                await self._descriptors.wait()
 
 
 def _was_lost(line: _Line) -> bool:

@@ -20,6 +20,10 @@ def test_a_process_of_this_machine_takes_four_and_a_client_as_many_again_for_its
     assert costs([*slots(":", 1), *slots("n1", 2)], with_client=True) == [4, 8, 8]
 
 
+def test_files_of_jobs_count_for_each_slot_and_copies_for_each_node() -> None:
+    assert costs([*slots(":", 2), *slots("n1", 2)], with_client=False, files=3, copies=8) == [15, 7, 12, 3]
+
+
 @pytest.mark.parametrize(
     ("each", "room", "fit"),
     [

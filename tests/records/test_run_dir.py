@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -67,6 +68,26 @@ def enter(run: RunDir, of: Attempt, inner: Sink | None = None) -> Sink:
 
 def text(path: Path, name: str) -> str:
     return (path / name).read_text()
+
+
+def test_a_job_that_finds_no_descriptor_left_can_enter_later(run: RunDir, path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened_before = sorted(map(int, os.listdir("/proc/self/fd")))
+    first, second = os.dup(0), os.dup(0)
+    os.close(first)
+    try:
+        for left in (0, 1):  # none for the script, and one, which is none for the second of two files
+            resource.setrlimit(resource.RLIMIT_NOFILE, (first + left, limits[1]))
+            with pytest.raises(OSError, match="Too many open files"):
+                run.enter(attempt(job(1)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        os.close(second)
+    assert sorted(map(int, os.listdir("/proc/self/fd"))) == opened_before
+    assert "job1.lock" not in files(path)
+    enter(run, attempt(job(1)))
+    tell(run, [(BEGIN, Ended(attempt(job(1)), Exited(0))), (BEGIN, Done(job(1), attempt(job(1))))])
+    assert "job1.done" in files(path)
 
 
 # --- the files ---------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from runner.scripted_transport import Play, play
 
 from clstr.model import Attempt, ConnectionLost, CopyFailed, Done, End, Evicted, Exited, Failed, Lost, in_words
-from clstr.runner import Conditions, copies
+from clstr.runner import Conditions, copies, descriptors
 from clstr.transport import FetchFailed
 
 
@@ -82,6 +82,28 @@ def test_the_slot_goes_on_while_results_are_copied_and_the_job_is_done_behind_th
         assert fates(run) == ["2 done", "1 done"]
         assert run.outcomes(1) == [Exited(0, (b"a", b"b"))]
         assert (shelf.places, shelf.kept, shelf.discarded) == (1, 1, 1)
+
+    play(scenario)
+
+
+def test_a_copy_that_finds_no_descriptor_left_waits_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descriptors, "PAUSE", 0.001)
+
+    class Short(Shelf):
+        def place(self, attempt: Attempt) -> FakePlace:
+            if self.places < 5:  # more often than a copy is tried
+                self.places += 1
+                raise OSError(errno.EMFILE, "Too many open files", "place")
+            return super().place(attempt)
+
+    async def scenario() -> None:
+        run = Play({"n1": 1}, ["x"], results=Short())
+        run.begin()
+        (await run.channel_of("x")).end(Exited(0))
+        await run.until(lambda: run.transport.fetching)
+        run.transport.fetching[0].end()
+        await run.finish()
+        assert fates(run) == ["1 done"]
 
     play(scenario)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from runner.scripted_transport import Jobs, Quiet
 
 from clstr.inputs.listing import Listing
-from clstr.model import BadInput, End, Finished, Node, Sink, Slot
+from clstr.model import Attempt, BadInput, Door, End, Finished, Node, Sink, Slot
 from clstr.runner import Conditions, Preparation, Runner, Steps
 from clstr.scheduler import Limits, Scheduler
 from clstr.transport import CannotConnect
@@ -31,7 +31,18 @@ class Needy(LocalTransport):
         return await super().connect(node)
 
 
-def run_with_few(transport: LocalTransport, sink_of: Callable[[object], Sink] = lambda attempt: Quiet()) -> list[str]:
+class NeedyDoor:
+    """Needs a descriptor for each attempt."""
+
+    def enter(self, attempt: Attempt) -> None:
+        os.close(os.dup(0))
+
+
+def run_with_few(
+    transport: LocalTransport,
+    sink_of: Callable[[object], Sink] = lambda attempt: Quiet(),
+    door: Door | None = None,
+) -> list[str]:
     """One job runs, from where no descriptor is left until clstr has said so; gives what it said."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     said: list[str] = []
@@ -49,6 +60,7 @@ def run_with_few(transport: LocalTransport, sink_of: Callable[[object], Sink] = 
             Conditions(),
             Preparation(Steps(), Listing([]), lambda text: None, lambda text: None),
             warn=warn,
+            door=door,
         )
         resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, limits[1]))
         finished = await runner.run([Slot(Node(":", ":"), 1)])
@@ -82,3 +94,7 @@ def test_a_sink_that_finds_none_waits() -> None:
         return Quiet()
 
     assert len(run_with_few(LocalTransport(), sink_of)) == 1
+
+
+def test_a_door_that_finds_none_waits() -> None:
+    assert len(run_with_few(LocalTransport(), door=NeedyDoor())) == 1
