@@ -107,7 +107,7 @@ class Joblog:
         self._crlf = False
         self._strange = 0
         self._began: dict[int, float] = {}
-        self._ended: dict[int, tuple[float, float, Outcome]] = {}
+        self._ended: dict[int, tuple[float, float, Ended]] = {}
         self._received: dict[int, int] = {}
         try:
             self._check_head()
@@ -179,27 +179,28 @@ class Joblog:
                 self._began[attempt.job.id] = when
             case Ended(attempt, Found()):
                 self._ended.pop(attempt.job.id, None)  # another run did it, and has logged it if it keeps a log
-            case Ended(attempt, outcome):
+            case Ended(attempt):
                 began = self._began.pop(attempt.job.id, None)
                 if began is not None:
-                    self._ended[attempt.job.id] = (began, when, outcome)
-            case Done(job, attempt):
-                self._settle(job, attempt, (0, 0))
-            case Failed(job, attempt):
-                self._settle(job, attempt, None)
+                    self._ended[attempt.job.id] = (began, when, event)
+            case Done(job):
+                self._settle(job, (0, 0))
+            case Failed(job):
+                self._settle(job, None)
             case _:
                 pass
 
-    def _settle(self, job: Job, attempt: Attempt | None, status: tuple[int, int] | None) -> None:
+    def _settle(self, job: Job, status: tuple[int, int] | None) -> None:
+        """Write the line, of the last attempt that began; a later one may have been refused."""
         received = self._received.pop(job.id, 0)
-        times = self._ended.pop(job.id, None)
-        if attempt is None or times is None:
+        last = self._ended.pop(job.id, None)
+        if last is None:
             return
-        began, ended, outcome = times
-        exitval, number = status or _status_of_failure(outcome)
+        began, ended, end = last
+        exitval, number = status or _status_of_failure(end.outcome)
         fields = (
-            f"{job.id}\t{attempt.slot.node.text}\t{began:.3f}\t{max(0.0, ended - began):10.3f}\t{_size_of_input(job)}"
-            f"\t{received}\t{exitval}\t{number}\t"
+            f"{job.id}\t{end.attempt.slot.node.text}\t{began:.3f}\t{max(0.0, ended - began):10.3f}"
+            f"\t{_size_of_input(job)}\t{received}\t{exitval}\t{number}\t"
         )
         self._file.write(_encoded(fields) + job.command.replace(b"\n", b"\0") + b"\n")
 

@@ -116,6 +116,13 @@ def test_a_job_that_did_not_run_here_has_no_line(path: Path) -> None:
     assert logged(path, [(BEGIN, Done(a.job, None))], found, refused, [(BEGIN, Failed(d.job, None, "no node"))]) == []
 
 
+def test_a_line_names_the_node_of_the_attempt_that_it_tells_of(path: Path) -> None:
+    first, second = attempt(job(1)), attempt(job(1), 2, on="n2")
+    refused = [(BEGIN + 9, Ended(second, Refused("locked"))), (BEGIN + 9, Failed(second.job, second, "locked"))]
+    (only,) = logged(path, requeued(first, Exited(3)), refused)
+    assert only == f"1\tn1\t{BEGIN:.3f}\t     1.500\t0\t0\t3\t0\ttrue"
+
+
 def test_receive_counts_stdout_of_the_last_attempt_and_send_the_input(path: Path, tmp_path: Path) -> None:
     (tmp_path / "input").write_bytes(bytes(1000))
     tried = job(1, "x", terms=Terms(input=str(tmp_path / "input")))
