@@ -84,6 +84,10 @@ class Limits:
     tokens: Mapping[str, int] = field(default_factory=dict)  # how many units of each there are
 
 
+SLOTS_TO_READ_AHEAD = 64
+"""For each so many slots that the stream's jobs may use, one more job is asked for than slots lack."""
+
+
 class Scheduler:
     """The state of one run. Feed it facts, carry out its orders."""
 
@@ -470,15 +474,19 @@ class Scheduler:
         self._out.append(Dial(state.node))
 
     def _want_jobs(self) -> None:
-        """Want a job for every slot that could start one and has none waiting for it."""
+        """Want a job for every slot that could start one and has none waiting for it, and some for the next to be free.
+
+        With very many slots one is free at every turn: to ask for its one job each time would be two events a job.
+        """
         if self._exhausted or self._wanted:
             return
         pool = self._pools.of(self._limits.stream)
         room = pool.slots - pool.busy
         if self._limits.max_nodes:
             room = min(room, self._limits.max_nodes - len(self._attempts))
-        self._wanted = max(0, room - self._backlog.ahead(self._limits.stream))
-        if self._wanted:
+        lacking = room - self._backlog.ahead(self._limits.stream)
+        if lacking > 0:
+            self._wanted = lacking + pool.slots // SLOTS_TO_READ_AHEAD
             self._out.append(Want(self._wanted))
 
     # --- jobs ----------------------------------------------------------------------------------------------

@@ -46,8 +46,18 @@ def test_no_node_is_dialed_before_there_is_a_job() -> None:
 
 def test_five_jobs_on_five_hundred_nodes_dial_five() -> None:
     run = recorder(" ".join(f"n{number}" for number in range(1, 501)))
-    assert run.jobs(1, 2, 3, 4, 5) == ["Dial n1", "Dial n2", "Dial n3", "Dial n4", "Dial n5", "Want 495"]
+    assert run.jobs(1, 2, 3, 4, 5) == ["Dial n1", "Dial n2", "Dial n3", "Dial n4", "Dial n5", "Want 502"]
     assert run.exhausted() == []
+
+
+def test_of_very_many_slots_a_few_need_not_ask_for_their_next_job() -> None:
+    run = Recorder()
+    assert run.nodes(" ".join(f"n{number}" for number in range(1, 129))) == ["Want 130"]
+    run.jobs(*range(1, 131))
+    connect_all(run)
+    assert run.ended(1, OK) == ["Done 1.1", "Start 129.1 n1/1"]
+    assert run.ended(2, OK) == ["Done 2.1", "Start 130.1 n2/1"]
+    assert run.ended(3, OK) == ["Done 3.1", "Want 3"]
 
 
 def test_a_job_starts_as_soon_as_its_node_is_connected() -> None:
