@@ -529,10 +529,10 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
             self._link.feeding.discard(self)
 
     async def _may_write(self) -> None:
-        """Wait until there is room. Raises TimeoutError."""
+        """Wait until there is room. Raises TimeoutError, but for a job that has begun: it reads when it likes."""
         while self._full or self._link.jammed:
             self.moved.clear()
-            async with within(ANSWER):
+            async with contextlib.nullcontext() if self._begun else within(ANSWER):
                 await self.moved.wait()
 
     def pause_writing(self) -> None:

@@ -32,6 +32,7 @@ from clstr.transport import (
     Input,
     Landing,
     Transport,
+    ssh,
 )
 from clstr.transport.external import ExternalSettings, ExternalTransport, split
 from clstr.transport.local import LocalTransport
@@ -578,6 +579,17 @@ async def test_a_job_need_not_read_its_input(rig: Rig) -> None:
     with holding(bytes(5_000_000)) as source:
         assert (await rig.run("exec <&-; echo ran", input=source))[:2] == (Exited(0), b"ran\n")
     assert (await rig.run("echo unharmed"))[1] == b"unharmed\n"
+
+
+@on_every_kind(["sshd without leash"])
+async def test_a_job_that_has_begun_may_come_to_its_input_late(rig: Rig) -> None:
+    with holding(bytes(5_000_000), Held) as source, pytest.MonkeyPatch.context() as patch:  # more than a window
+        running = asyncio.create_task(rig.run("sleep 1; wc -c", input=source))
+        await source.waits.wait()
+        patch.setattr(ssh, "ANSWER", 0.1)
+        source.go_on.set()
+        outcome, out, _ = await running
+        assert (outcome, int(out)) == (Exited(0), 5_000_000)
 
 
 @on_every_kind(FED)
