@@ -58,8 +58,13 @@ def _run(flags: argparse.Namespace) -> int:
 
         return asyncio.run(dry_run(plan, _say))
     from clstr.cli.run import run
+    from clstr.model import BadInput
 
-    return asyncio.run(run(plan))
+    try:
+        return asyncio.run(run(plan))
+    except BadInput:
+        plan.records.close()
+        raise
 
 
 def _untold(error: Untold) -> int:

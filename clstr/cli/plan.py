@@ -70,7 +70,11 @@ def make_plan(flags: argparse.Namespace) -> Plan:
     slots = list(listing.slots)
     order.shuffle(slots)
     records = open_records(flags)  # before output is truncated: it may find another run at work
-    files = open_files(None, None) if flags.dry_run else open_files(flags.stdout, flags.stderr)
+    try:
+        files = open_files(None, None) if flags.dry_run else open_files(flags.stdout, flags.stderr)
+    except BadInput:
+        records.close()
+        raise
     return Plan(flags, slots, work, steps, listing, followed, order, files, client, records)
 
 

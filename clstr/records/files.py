@@ -28,12 +28,16 @@ _BATCH = 1 << 16  # bytes that are not waited with
 
 
 class LogFile:
-    """A regular file that grows; where it is a symbolic link, the file that it names does."""
+    """A regular file that grows; where it is a symbolic link, the file that it names does.
+
+    One that somebody has removed cannot be written any more: nobody would ever read it.
+    """
 
     def __init__(self, path: str, busy: str) -> None:
         """Open and lock it, and change nothing. ``busy`` says what another run does there. Raises BadInput."""
         self.path = path
         self.fd = _lock(path, os.path.realpath(path), busy, 0o666)
+        self._has_links = os.fstat(self.fd).st_nlink > 0  # there are file systems that count none
 
     def begin(self, keep: int) -> None:
         """Cut it down to so many bytes, and go on from there. Raises OSError."""
@@ -54,6 +58,8 @@ class LogFile:
     def write(self, data: bytes) -> None:
         """Add the data, whole lines. Raises OSError."""
         with naming(self.path):
+            if self._has_links and not os.fstat(self.fd).st_nlink:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             write_all(self.fd, data)
 
     def close(self) -> None:

@@ -309,6 +309,23 @@ def test_a_run_directory_that_disappears_drains_the_run(clstr: Clstr, tmp_path: 
     assert re.search(r"^clstr: dir/\S+ cannot be written: No such file", result.stderr, re.M)
 
 
+@pytest.mark.parametrize("flag", ["--joblog", "--events", "--trace"])
+def test_a_file_that_is_removed_drains_the_run(flag: str, clstr: Clstr) -> None:
+    result = clstr("-n", ":", "-j", "rm file", flag, "file")
+    assert result.status == 1
+    assert re.search(r"^clstr: file cannot be written: No such file", result.stderr, re.M)
+
+
+def test_what_is_refused_when_records_are_open_leaves_nothing_of_them_behind(clstr: Clstr, tmp_path: Path) -> None:
+    result = clstr("-n", ":", "-j", "echo ran", "-d", "dir", "--results", "results", "-o", "no/such")
+    assert (result.status, result.stdout) == (2, b"")
+    assert not [*(tmp_path / "dir").iterdir(), *(tmp_path / "results").iterdir()]
+    (tmp_path / "ssh_config").write_text("Host *\nProxyCommand\n")
+    result = clstr("-F", "ssh_config", "-n", "n1", "-j", "echo ran", "-d", "dir", "--results", "results")
+    assert (result.status, result.stdout) == (2, b"")
+    assert not [*(tmp_path / "dir").iterdir(), *(tmp_path / "results").iterdir()]
+
+
 def test_names_with_dots_have_files_of_their_own(clstr: Clstr, tmp_path: Path) -> None:
     (tmp_path / "exp.sub").write_text(
         'executable = /bin/echo\narguments = $(Process)\n+Name = "exp.$(Process)"\nqueue 2\n+Name = "exp"\nqueue\n'
