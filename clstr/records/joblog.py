@@ -117,7 +117,7 @@ class Joblog:
 
     def _check_head(self) -> None:
         head = os.pread(self._file.fd, len(HEADER) + 1, 0)
-        if head and not head.startswith(_KNOWN_BY):
+        if not head.startswith(_KNOWN_BY) and not HEADER.startswith(head):  # a crash may have left a part of it
             raise BadInput(
                 f"{self._file.path}:1: not a joblog: it begins with {_shown(head)} (name another file, or remove it)"
             )

@@ -222,7 +222,7 @@ def test_reading_in_pieces_finds_the_same(size: int, path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("resume", [True, False])
-@pytest.mark.parametrize("content", [b"echo a job\n", b"Seq", b"\0\0\0", b"1\t:\t1\t1\t0\t0\t0\t0\tx\n"])
+@pytest.mark.parametrize("content", [b"echo a job\n", b"Seq\n", b"Seq\tX", b"\0\0\0", b"1\t:\t1\t1\t0\t0\t0\t0\tx\n"])
 def test_a_file_that_is_no_joblog_is_refused_and_left_alone(content: bytes, resume: bool, path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(BadInput, match=rf"^{re.escape(str(path))}:1: not a joblog: .* \(.*\)$"):
@@ -234,6 +234,14 @@ def test_a_file_that_is_no_joblog_is_refused_and_left_alone(content: bytes, resu
 def test_an_empty_file_is_a_log_that_has_not_begun(resume: bool, path: Path) -> None:
     path.touch()
     assert len(logged(path, done(attempt(job(1))), resume=resume)) == 1
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("size", [1, 12, len(HEADER) - 1])
+def test_a_header_that_a_crash_has_cut_is_a_log_that_has_not_begun(size: int, resume: bool, path: Path) -> None:
+    path.write_bytes(HEADER[:size])
+    (only,) = logged(path, done(attempt(job(1, "echo a"))), resume=resume)
+    assert only.endswith("\techo a")
 
 
 def test_a_second_run_over_the_log_is_refused(path: Path) -> None:
