@@ -70,15 +70,17 @@ class Records:
         flags = self._flags
         if flags.resume and os.path.exists(flags.joblog):
             self._open_joblog(flags.joblog)
-        if flags.run_dir is not None and os.path.exists(flags.run_dir):
-            self._open_names()
-            self._open_run_dir(flags.run_dir)
+        if flags.run_dir is not None:
+            from clstr.records.run_dir import Looked
 
-    def _open_names(self) -> None:
+            self._gates.append(Looked(flags.run_dir, self._open_names().of))
+
+    def _open_names(self) -> Names:
         from clstr.records.names import Names
 
         self.names = Names()
         self._gates.append(self.names)
+        return self.names
 
     def _open_joblog(self, path: str) -> None:
         from clstr.records.joblog import Joblog

@@ -65,6 +65,18 @@ class _Open:
     err: int
 
 
+class Looked:
+    """The gate of who only looks into a run directory: it makes, locks and removes nothing."""
+
+    def __init__(self, path: str, name_of: Callable[[Job], str]) -> None:
+        self._path = path
+        self._name_of = name_of
+
+    def done(self, jobs: Sequence[Job]) -> Collection[int]:
+        """Those that have ``.done``."""
+        return [job.id for job in jobs if os.path.exists(os.path.join(self._path, f"{self._name_of(job)}.done"))]
+
+
 class RunDir:
     """The gate, the door, the sink and the record."""
 

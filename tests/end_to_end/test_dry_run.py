@@ -147,6 +147,7 @@ def test_what_is_done_already_is_a_comment(clstr: Run, tmp_path: Path) -> None:
     jobs = ["-j", "echo a", "-j", "echo b"]
     assert clstr("-n", ":", "--joblog", "log", *jobs[:2]).status == 0
     assert clstr("-n", ":", "-d", "dir", *jobs[2:]).status == 0
+    changed = (tmp_path / "dir").stat().st_mtime_ns
     before = (tmp_path / "log").read_bytes(), sorted(os.listdir(tmp_path / "dir"))
     shown = clstr("--dry-run", "--joblog", "log", "--resume", *jobs)
     assert shown.stdout == b"# 1 (--job); done\n# echo a\n# 2 (--job)\necho b\n"
@@ -160,6 +161,7 @@ def test_what_is_done_already_is_a_comment(clstr: Run, tmp_path: Path) -> None:
     assert shown.stdout.count(b"set --") == 1
     assert b"echo a" in shown.stdout
     assert ((tmp_path / "log").read_bytes(), sorted(os.listdir(tmp_path / "dir"))) == before
+    assert (tmp_path / "dir").stat().st_mtime_ns == changed  # no name came, or went
 
 
 def test_records_that_are_not_there_are_not_made(clstr: Run, tmp_path: Path) -> None:
