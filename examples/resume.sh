@@ -12,7 +12,8 @@ jobs() { for i in $(seq 20); do echo "sleep 0.3; echo $i"; done; }
 
 # The machine that clstr runs on dies in the middle: kill -9, as soon as five jobs are on record.
 touch "$dir/log"
-run --joblog "$dir/log" --job-file <(jobs) >"$dir/first" &
+(exec clstr ${PRACTICE_CONFIG:+-F "$PRACTICE_CONFIG"} --node-file "$nodes" \
+    --joblog "$dir/log" --job-file <(jobs) >"$dir/first") &
 until [ "$(wc -l <"$dir/log")" -gt 5 ]; do sleep 0.1; done
 { kill -9 $! && wait $! || true; } 2>/dev/null
 

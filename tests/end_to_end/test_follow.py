@@ -75,7 +75,7 @@ def test_a_list_that_cannot_be_used_is_one_warning_and_the_old_one_stands_until_
     run.says("nodes.txt:2: 'color=red' after 'n2': unknown key")
     run.says("; the nodes stay as they were")
     (tmp_path / "nodes.txt").unlink()
-    run.says("nodes.txt: No such file or directory (give a file with one NODE a line); the nodes stay as they were")
+    run.says("nodes.txt: No such file or directory (give a file with one NODE a line; a node itself goes with -n); ")
     list_nodes("n1 class=gpu\n")
     run.says("nodes.txt:1: n1 had no class when it was first listed")
     list_nodes("n1\nn2\n")

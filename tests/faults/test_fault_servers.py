@@ -336,7 +336,7 @@ def test_a_flood_of_output_through_a_slow_reader_is_held_back(
     jobs = [word for _ in range(3) for word in ("-j", "head -c 40000000 /dev/zero; echo end >&2")]
     run = start("-n", "n[1-3]", *jobs, cluster=cluster, stdout=subprocess.PIPE)
     taken = run.stdout.read(1).count(b"\0")
-    until(lambda: len([line for line in cluster.jobs().values() if "head" in line]) == 3, "the jobs are held back")
+    until(lambda: [line[:5] for line in cluster.jobs().values()].count("head ") == 3, "the jobs are held back")
     deadline = time.monotonic() + 8  # longer than keepalive allows for silence
     while time.monotonic() < deadline:
         taken += run.stdout.read(4096).count(b"\0")
