@@ -239,14 +239,17 @@ class SshConnection:
         """Begin to open a session ahead, if a connection that is there has room for it."""
         if not self._with_leash or self._closed or self.lost.done():
             return None
-        for link in self._links:
-            if link.has_room and link.proved:
-                return asyncio.create_task(self._spare(link))
-        return None
+        link = next((link for link in self._links if link.has_room and link.proved), None)
+        if link is None:
+            return None
+        channel = SshChannel(link, self._with_leash)  # takes its place at once: the next may be asked for in this turn
+        spare = asyncio.create_task(self._spare(link, channel))
+        spare.add_done_callback(lambda spare: channel.give_up() if spare.cancelled() else None)
+        return spare
 
-    async def _spare(self, link: _Link) -> SshChannel:
+    async def _spare(self, link: _Link, channel: SshChannel) -> SshChannel:
         try:
-            return await SshChannel.open(link, self._with_leash)
+            return await channel.opened()
         except _Refused as refused:
             link.limit = max(1, link.sessions)  # or every job would ask for one in vain
             raise NoChannel(str(refused)) from None
@@ -411,6 +414,8 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
     """One session: the wrapper waiting for its job, or running it; without leash, the job itself."""
 
     def __init__(self, link: _Link, with_leash: bool) -> None:
+        """Takes its place on the link."""
+        link.take()
         self._link = link
         self._with_leash = with_leash
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
@@ -435,9 +440,11 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
     @classmethod
     async def open(cls, link: _Link, with_leash: bool) -> SshChannel:
         """Open a session ahead of its job; without leash only its place is taken. Raises _Refused."""
-        self = cls(link, with_leash)
-        link.take()
-        if with_leash:
+        return await cls(link, with_leash).opened()
+
+    async def opened(self) -> SshChannel:
+        """Itself, open. Raises _Refused."""
+        if self._with_leash:
             await self._request(leash.TEXT)
         return self
 
@@ -451,21 +458,22 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
                     window=WINDOW,
                 )
         except TimeoutError:
-            self._release()
+            self.give_up()
             raise NoChannel(f"the node did not open a session within {ANSWER:g} s") from None
         except asyncssh.ChannelOpenError as error:
-            self._release()
+            self.give_up()
             what = "run a command" if error.code == asyncssh.OPEN_REQUEST_SESSION_FAILED else "open a session"
             raise _Refused(f"the node refuses to {what}: {error_in_words(error)}") from None
         except (asyncssh.Error, OSError) as error:
-            self._release()
+            self.give_up()
             raise NoChannel(error_in_words(error)) from None
         except BaseException:
-            self._release()
+            self.give_up()
             raise
         self._link.proved = True
 
-    def _release(self) -> None:
+    def give_up(self) -> None:
+        """Give the place back, of a session that has not come to be."""
         if not self._over.done():
             self._over.set_result(NotStarted("the session was refused"))
             self._link.release()
