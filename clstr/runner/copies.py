@@ -64,7 +64,7 @@ class NoResults:
         return ()
 
     def place(self, attempt: Attempt) -> Place:
-        raise NotImplementedError
+        raise AssertionError("nothing was named, and is copied")
 
 
 class Copying:
