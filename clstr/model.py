@@ -122,6 +122,13 @@ class Attempt:
 # --- outcomes: how an attempt ended ------------------------------------------------------------------------
 
 
+MOST_RESULTS = 1000
+"""Results that one job may name."""
+
+LONGEST_RESULT = 4096
+"""Bytes of a result's name (PATH_MAX)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exited:
     """The job exited with this status, 0 to 255; with 0 it may have named results, which are to be copied."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clstr.model import BadInput, Slot
+from clstr.transport import SESSIONS
 
 if TYPE_CHECKING:
     from clstr.cli.plan import Plan
@@ -19,9 +20,6 @@ RESERVED = 48
 
 PROCESS = 4
 """Descriptors of a process that runs a job: its leash, stdout, stderr, and the one that tells of its end."""
-
-SLOTS_OF_A_CONNECTION = 5
-"""SSH sessions that share a connection, which is one descriptor."""
 
 COPIES = 8
 """Descriptors of the copies that a node sends at once: of each its place, a directory in it, a file and its writer."""
@@ -92,7 +90,7 @@ def costs(slots: Iterable[Slot], with_client: bool, files: int = 0, copies: int 
         elif with_client:
             cost = 2 * PROCESS
         else:
-            cost = 1 if slot.number % SLOTS_OF_A_CONNECTION == 1 else 0
+            cost = 1 if slot.number % SESSIONS == 1 else 0  # a connection is one descriptor
         found.append(cost + files + (copies if slot.number == 1 else 0))
     return found
 

@@ -23,15 +23,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from clstr.model import Attempt, BadInput, Flow, Job, Sink
+from clstr.model import LONGEST_RESULT, MOST_RESULTS, Attempt, BadInput, Flow, Job, Sink
 
 PREFIX = b"RESULTS: "
-
-MOST = 1000
-"""Results that one job may name."""
-
-LONGEST = 4096
-"""Bytes of a result's name (PATH_MAX)."""
 
 _RUN = ".clstr-"
 
@@ -81,8 +75,8 @@ class Results:
         return ear
 
     def named(self, attempt: Attempt) -> tuple[bytes, ...]:
-        """What the attempt has named, in order; of more than MOST one more, of a name longer than LONGEST one byte
-        more. Asked once."""
+        """What the attempt has named, in order; of more than MOST_RESULTS one more, of a name longer than
+        LONGEST_RESULT one byte more. Asked once."""
         ear = self._named.pop(attempt, None)
         return () if ear is None else tuple(ear.names)
 
@@ -154,7 +148,7 @@ class _Ear:
         self._tail = text[end:]
         if not PREFIX.startswith(self._tail[: len(PREFIX)]):
             self._tail, self._deaf = b"", True
-        elif len(self._tail) > len(PREFIX) + LONGEST:
+        elif len(self._tail) > len(PREFIX) + LONGEST_RESULT:
             self._hear(self._tail)
             self._tail, self._deaf = b"", True
 
@@ -167,6 +161,6 @@ class _Ear:
         self._sink.finished()
 
     def _hear(self, line: bytes) -> None:
-        name = line[len(PREFIX) :].removesuffix(b"\r")[: LONGEST + 1]
-        if name and len(self.names) <= MOST:
+        name = line[len(PREFIX) :].removesuffix(b"\r")[: LONGEST_RESULT + 1]
+        if name and len(self.names) <= MOST_RESULTS:
             self.names.append(name)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from clstr.model import Attempt, CopyFailed, Exited, name_of
+from clstr.model import LONGEST_RESULT, MOST_RESULTS, Attempt, CopyFailed, Exited, name_of
 from clstr.runner.descriptors import SHORT_OF_FILES
 from clstr.transport import Connection, FetchFailed, Landing, in_thread, shown
 
@@ -20,12 +20,6 @@ AT_ONCE = 2
 
 PAUSES = (0.5, 2.0)
 """Seconds before the second and the third try."""
-
-MOST = 1000
-"""Results that a job may name."""
-
-LONGEST = 4096
-"""Bytes of a result's name (PATH_MAX)."""
 
 
 class Place(Protocol):
@@ -48,8 +42,8 @@ class Results(Protocol):
     """Bytes that may be received for one job."""
 
     def named(self, attempt: Attempt) -> tuple[bytes, ...]:
-        """The results that the attempt named; asked once, when it has ended. MOST + 1 of them, or a name of
-        LONGEST + 1 bytes, stand for more."""
+        """The results that the attempt named; asked once, when it has ended. MOST_RESULTS + 1 of them, or a name of
+        LONGEST_RESULT + 1 bytes, stand for more."""
 
     def place(self, attempt: Attempt) -> Place:
         """A new place for the attempt's results; takes time. Raises OSError."""
@@ -90,10 +84,10 @@ async def copy(
     warn: Callable[[str], None],
 ) -> Exited | CopyFailed:
     """Copy what the attempt named; cancelled, it leaves nothing. Raises OSError where too many files are open."""
-    if len(names) > MOST:
-        return CopyFailed(f"more than {MOST:,} were named")
-    if any(len(name) > LONGEST for name in names):
-        return CopyFailed(f"a name of more than {LONGEST:,} bytes")
+    if len(names) > MOST_RESULTS:
+        return CopyFailed(f"more than {MOST_RESULTS:,} were named")
+    if any(len(name) > LONGEST_RESULT for name in names):
+        return CopyFailed(f"a name of more than {LONGEST_RESULT:,} bytes")
     pauses = iter(PAUSES)
     while True:
         try:

@@ -25,6 +25,7 @@ __all__ = [
     "LATE",
     "LINGER",
     "MAX_COMMAND",
+    "SESSIONS",
     "CannotConnect",
     "CannotRead",
     "Channel",
@@ -49,6 +50,9 @@ KILL_GRACE = 5.0
 
 LINGER = 5.0
 """Seconds of silence, after a job's exit status, that end a job whose stdout a child keeps open."""
+
+SESSIONS = 5
+"""Sessions on one SSH connection at most; a node with more slots has further connections."""
 
 MAX_COMMAND = 127 * 1024
 """Bytes of one command line: Linux takes at most 128 KiB in one argument (MAX_ARG_STRLEN)."""

@@ -33,6 +33,7 @@ from clstr.model import BadInput, Exited, Killed, Lost, Node, NotStarted, Outcom
 from clstr.transport import (
     KILL_GRACE,
     LINGER,
+    SESSIONS,
     CannotConnect,
     CannotRead,
     Command,
@@ -51,9 +52,6 @@ from clstr.transport.ssh_fetch import SftpTree
 from clstr.transport.words import last_line
 
 T = TypeVar("T")
-
-SESSIONS = 5
-"""Sessions on one connection at most."""
 
 REOPEN_PAUSES = (0.01, 0.03, 0.05)
 """Seconds before a refused session is asked for again."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from clstr.model import Attempt, BadInput, Flow, Job, Node, Slot
-from clstr.records.results import LONGEST, MOST, Results
+from clstr.model import LONGEST_RESULT, MOST_RESULTS, Attempt, BadInput, Flow, Job, Node, Slot
+from clstr.records.results import Results
 
 ATTEMPT = Attempt(Job(1, b"x"), 1, Slot(Node("n1", "n1"), 1))
 
@@ -84,13 +84,13 @@ def test_it_does_not_matter_how_the_output_is_cut(made: Callable[[], Results]) -
 def test_of_long_lines_and_many_names_no_more_is_kept_than_shows_it(made: Callable[[], Results]) -> None:
     results = made()
     long = b"RESULTS: " + b"x" * 10_000_000
-    assert heard(results, long, long, b"\nRESULTS: b\n") == (b"x" * (LONGEST + 1), b"b")
+    assert heard(results, long, long, b"\nRESULTS: b\n") == (b"x" * (LONGEST_RESULT + 1), b"b")
     assert heard(results, b"y" * 10_000_000, b"\nRESULTS: b") == (b"b",)
-    assert len(heard(results, b"RESULTS: a\n" * (MOST + 5))) == MOST + 1
+    assert len(heard(results, b"RESULTS: a\n" * (MOST_RESULTS + 5))) == MOST_RESULTS + 1
     sink = results.sink(ATTEMPT, Kept())
     for _ in range(1000):
         sink.stdout(b"RESULTS: " + b"z" * 9000)
-    assert len(sink._tail) <= LONGEST + 9  # type: ignore[attr-defined]
+    assert len(sink._tail) <= LONGEST_RESULT + 9  # type: ignore[attr-defined]
 
 
 def write(fd: int, name: str, text: str) -> None:

@@ -8,7 +8,20 @@ import errno
 import pytest
 from runner.scripted_transport import Play, play
 
-from clstr.model import Attempt, ConnectionLost, CopyFailed, Done, End, Evicted, Exited, Failed, Lost, in_words
+from clstr.model import (
+    LONGEST_RESULT,
+    MOST_RESULTS,
+    Attempt,
+    ConnectionLost,
+    CopyFailed,
+    Done,
+    End,
+    Evicted,
+    Exited,
+    Failed,
+    Lost,
+    in_words,
+)
 from clstr.runner import Conditions, copies, descriptors
 from clstr.transport import FetchFailed
 
@@ -197,8 +210,8 @@ def test_results_that_cannot_be_put_in_their_place_fail_the_job() -> None:
 @pytest.mark.parametrize(
     ("names", "why"),
     [
-        ([b"x%d" % number for number in range(copies.MOST + 1)], "more than 1,000 were named"),
-        ([b"a", b"x" * (copies.LONGEST + 1)], "a name of more than 4,096 bytes"),
+        ([b"x%d" % number for number in range(MOST_RESULTS + 1)], "more than 1,000 were named"),
+        ([b"a", b"x" * (LONGEST_RESULT + 1)], "a name of more than 4,096 bytes"),
     ],
 )
 def test_too_much_named_is_not_begun(names: list[bytes], why: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from clstr.transport import CannotConnect, NoChannel, ssh
+from clstr.transport import SESSIONS, CannotConnect, NoChannel, ssh
 from clstr.transport.ssh_way import ProxyCommand
 from clstr.transport.words import LONGEST, last_line
 
@@ -58,7 +58,7 @@ def test_a_session_that_ends_while_a_further_connection_fails_is_taken() -> None
         dials = Dials()
         connection = ssh.SshConnection(dials, True)
         await connection.open_link()
-        channels = [await connection.channel() for _ in range(ssh.SESSIONS)]
+        channels = [await connection.channel() for _ in range(SESSIONS)]
         waiting = asyncio.create_task(connection.channel())
         await dials.further.wait()
         for channel in channels:
