@@ -36,7 +36,10 @@ class Transports:
 
     def _by_ssh(self) -> SshTransport:
         if self._ssh is None:
-            from clstr.transport.ssh import SshSettings, SshTransport
+            from clstr.transport.ssh_import import without_compilers
+
+            with without_compilers():
+                from clstr.transport.ssh import SshSettings, SshTransport
 
             self._ssh = SshTransport(
                 SshSettings(
