@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 UNBOUNDED = 1 << 30
 
+WANTED_AHEAD = 64
+"""Jobs that are asked for at a time beyond those that slots lack, so that few slots have to wait for a read."""
+
 READ_AHEAD = 1 << 16
 """Jobs, at most, that were read and not used, of which the end finds out whether they were done before this run."""
 
@@ -195,6 +198,7 @@ def _limits(plan: Plan) -> Limits:
         tokens=plan.work.tokens,
         stream=Need(None if pinned else flags.job_class, pinned or flags.retries is not None),
         follow=flags.follow,
+        read_ahead=WANTED_AHEAD,
     )
 
 

@@ -81,11 +81,8 @@ class Limits:
     max_failed: int = 0  # failed jobs that drain the run
     stream: Need = PLAIN  # what the jobs that come by Want ask of a node, as far as is known before they come
     follow: bool = False  # nodes may join at any time: jobs that no node may take wait
+    read_ahead: int = 0  # jobs that are wanted beyond those that slots lack
     tokens: Mapping[str, int] = field(default_factory=dict)  # how many units of each there are
-
-
-SLOTS_TO_READ_AHEAD = 64
-"""For each so many slots that the stream's jobs may use, one more job is asked for than slots lack."""
 
 
 class Scheduler:
@@ -476,7 +473,7 @@ class Scheduler:
     def _want_jobs(self) -> None:
         """Want a job for every slot that could start one and has none waiting for it, and some for the next to be free.
 
-        With very many slots one is free at every turn: to ask for its one job each time would be two events a job.
+        To ask for one job each time that a slot is free would be two more events a job, and each settles all.
         """
         if self._exhausted or self._wanted:
             return
@@ -486,7 +483,7 @@ class Scheduler:
             room = min(room, self._limits.max_nodes - len(self._attempts))
         lacking = room - self._backlog.ahead(self._limits.stream)
         if lacking > 0:
-            self._wanted = lacking + pool.slots // SLOTS_TO_READ_AHEAD
+            self._wanted = lacking + self._limits.read_ahead
             self._out.append(Want(self._wanted))
 
     # --- jobs ----------------------------------------------------------------------------------------------

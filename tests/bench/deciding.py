@@ -11,6 +11,7 @@ import sys
 import time
 from collections import deque
 
+from clstr.cli.run import WANTED_AHEAD
 from clstr.model import Attempt, Dial, Event, Exited, Finished, Job, Node, Slot, Start, Want
 from clstr.scheduler import Limits, Need, Scheduler
 
@@ -22,7 +23,7 @@ BATCH = 256
 def main(jobs: int, slots: int) -> None:
     """Run so many jobs on so many nodes of one slot."""
     # A node is evicted for ten failures in a row, so none is; a job that failed is tried again elsewhere.
-    scheduler = Scheduler(Limits(node_failures=10, stream=Need(None, True)))
+    scheduler = Scheduler(Limits(node_failures=10, stream=Need(None, True), read_ahead=WANTED_AHEAD))
     orders: deque[Event] = deque()
     running: deque[Attempt] = deque()
     told = given = attempts = 0

@@ -576,7 +576,7 @@ class Ledger:
                     self._hear_dial(node)
                 case Want(count):
                     assert self.ending is None
-                    assert count == self._missing()
+                    assert count == self._missing() + self.limits.read_ahead
                     self.wanted = count
                 case Finished(end, why):
                     self._hear_end(end, why)

@@ -60,6 +60,7 @@ class World:
             stream=Need(self.classes[0], None not in self.budgets),
             follow=self.follows > 0 and self._chance(0.5),
             tokens=pick([{}, {"gpu": 1}, {"gpu": 3, "disk": 2}]),
+            read_ahead=pick([0, 0, 2, 64]),
         )
         self.recorder = Recorder(self.limits)
         self.ledger = Ledger(self.limits)
