@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import shlex
 import signal
@@ -56,6 +57,7 @@ async def run(plan: Plan) -> int:
     too_few_files = open_files.fit(plan, open_files.raised())
     transports = Transports(flags, plan.client)
     await transports.prepare(plan.slots)
+    _collect_from_here_on()
     end = Ending()
     console = end.console = Console(plan.files, loop, end.stdout_closed, end.output_failed, flags.color)
     if too_few_files is not None:
@@ -130,6 +132,16 @@ async def run(plan: Plan) -> int:
     console.close()
     done = finished.end is not End.STUCK and all_read and tally.done == tally.jobs
     return end.status(written and done, runner.bad_input is not None, bool(console.errors))
+
+
+def _collect_from_here_on() -> None:
+    """Garbage is collected in a run, but not in its start, which ``clstr.__main__`` has begun without.
+
+    What is imported and planned stays to the end: no collection need look at it, the last one of Python included.
+    """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _queue_and_busy(plan: Plan, scheduler: Scheduler) -> tuple[int, int]:
