@@ -199,7 +199,7 @@ class Backlog:
 
     def needs(self) -> list[Need]:
         """What the waiting jobs without a pin ask for, each once."""
-        return list(dict.fromkeys(lane.need for lane in self._free if lane.heap))
+        return list({lane.need: None for lane in self._free if lane.heap})
 
     def first_of(self, need: Need) -> Entry | None:
         """The waiting job of this need that goes first, if any; it may have to stand behind the stream."""

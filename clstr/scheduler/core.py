@@ -481,6 +481,8 @@ class Scheduler:
         room = pool.slots - pool.busy
         if self._limits.max_nodes:
             room = min(room, self._limits.max_nodes - len(self._attempts))
+        if room <= 0:
+            return
         lacking = room - self._backlog.ahead(self._limits.stream)
         if lacking > 0:
             self._wanted = lacking + self._limits.read_ahead
@@ -947,6 +949,7 @@ class Scheduler:
 
     def _check_node(self, state: NodeState) -> None:
         node = state.node
+        assert state.pools == [pool for pool in self._pools.all() if state.usable and pool.serves(state)]
         assert set(state.idle).isdisjoint(state.running), "a slot both idles and runs"
         assert set(state.idle) <= set(state.live)
         assert set(state.leaving) <= set(state.running)

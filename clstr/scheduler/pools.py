@@ -11,7 +11,6 @@ from __future__ import annotations
 import enum
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from clstr.model import Node
@@ -48,6 +47,7 @@ class NodeState:
     banned: dict[int, int] = field(default_factory=dict)  # evicted by a streak: its slots as ``live`` had them
     paroled: bool = False
     dialed_for: Lane | None = None
+    pools: list[Pool] = field(default_factory=list)  # that it stands in, as long as it is usable
 
     @property
     def evicted(self) -> bool:
@@ -96,6 +96,7 @@ class Pools:
             pool = self._pools[need, beside] = Pool(need, beside)
             for state in self._usable.values():
                 if pool.serves(state):
+                    state.pools.append(pool)
                     _add(pool, state, 1)
             for order, ours in ((self.any.spare, pool.spare), (self.any.idle, pool.idle)):
                 ours.update((node, None) for node in order if pool.serves(self._usable[node]))
@@ -104,17 +105,13 @@ class Pools:
     def all(self) -> list[Pool]:
         return list(self._pools.values())
 
-    def _serving(self, state: NodeState) -> Iterator[Pool]:
-        for pool in self._pools.values():
-            if pool.serves(state):
-                yield pool
-
     # --- nodes ---------------------------------------------------------------------------------------------
 
     def enter(self, state: NodeState) -> None:
         """A node that was not usable is; its connection is as ``state.phase`` says."""
         self._usable[state.node] = state
-        for pool in self._serving(state):
+        state.pools = [pool for pool in self._pools.values() if pool.serves(state)]
+        for pool in state.pools:
             _add(pool, state, 1)
         if state.phase in (Phase.SPARE, Phase.GONE):
             self.make_spare(state)
@@ -127,41 +124,42 @@ class Pools:
         """A node that was usable is no longer, or is about to serve other needs than it did."""
         del self._usable[state.node]
         self.clear_idle(state)
-        for pool in self._serving(state):
+        for pool in state.pools:
             _add(pool, state, -1)
             pool.spare.pop(state.node, None)
+        state.pools = []
 
     # --- connections ---------------------------------------------------------------------------------------
 
     def make_spare(self, state: NodeState) -> None:
         """A usable node is not connected."""
         state.phase = Phase.SPARE
-        for pool in self._serving(state):
+        for pool in state.pools:
             pool.spare[state.node] = None
 
     def take_spare(self, state: NodeState) -> None:
         """A spare node is being connected."""
         state.phase = Phase.DIALING
-        for pool in self._serving(state):
+        for pool in state.pools:
             del pool.spare[state.node]
 
     # --- slots ---------------------------------------------------------------------------------------------
 
     def grow(self, state: NodeState, change: int) -> None:
         """A usable node has so many slots more."""
-        for pool in self._serving(state):
+        for pool in state.pools:
             pool.slots += change
 
     def make_busy(self, state: NodeState, change: int) -> None:
         """So many more slots of a usable node run a job."""
-        for pool in self._serving(state):
+        for pool in state.pools:
             pool.busy += change
 
     def make_idle(self, state: NodeState, number: int) -> None:
         """A slot of a connected, usable node can take a job."""
         heapq.heappush(state.idle, number)
         if len(state.idle) == 1:
-            for pool in self._serving(state):
+            for pool in state.pools:
                 pool.idle[state.node] = None
 
     def take_idle(self, state: NodeState) -> int:
@@ -182,7 +180,7 @@ class Pools:
     def clear_idle(self, state: NodeState) -> None:
         """No slot of the node can take a job."""
         state.idle.clear()
-        for pool in self._serving(state):
+        for pool in state.pools:
             pool.idle.pop(state.node, None)
 
     # --- choice --------------------------------------------------------------------------------------------
