@@ -57,7 +57,8 @@ class Run:
         self.sink: Sink
         """Where its output goes; it has one as soon as nothing bars it from beginning."""
         self.channel: Channel | None = None
-        self.task: asyncio.Task[Any] | None = None  # once it has taken its first step
+        self.task: asyncio.Task[Any] | None = None  # its slot's, once that has come to it
+        self.since: float | None = None  # when it has begun (Unix seconds)
         self.verdict: Stopped | TimedOut | Stalled | None = None
         """Why we terminate it, if we do; this is then its outcome, however it ends."""
         self._conditions = conditions

@@ -2,12 +2,12 @@
 
 One loop in one sentence: a fact goes into the scheduler, what comes out is queued, orders are begun and news
 told, and what they lead to comes back as a fact. Orders that take time are tasks: one for the read under
-way, one for each dial, one for each attempt. How an order is answered - a spare session, a time limit, a
-kill that needs a second blow - is known here only; the scheduler never hears of it.
+way, one for each dial, one for all the attempts that follow each other on a slot. How an order is answered - a
+spare session, a time limit, a kill that needs a second blow - is known here only; the scheduler never hears of it.
 
     Want -> _read      [quiet()] jobs(batch) | exhausted()
     Dial -> _connect   connected(node) | unreachable(node)
-    Start -> _attempt  [started] ended(attempt, outcome), and then, if the connection is gone, lost(node), or
+    Start -> _work     [started] ended(attempt, outcome), and then, if the connection is gone, lost(node), or
                        unreachable(node) if it never ran a job
     Copy -> _copy      copied(attempt, outcome), before its node's lost
     Kill -> kill       the attempt's ended, or copied
@@ -120,6 +120,7 @@ class _Line:
     node: Node
     connection: Connection
     runs: dict[int, Run] = field(default_factory=dict)  # by slot number
+    at_work: set[int] = field(default_factory=set)  # the slots with a task of their own
     copies: dict[Attempt, Copying] = field(default_factory=dict)
     turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))  # of copies
     spares: deque[asyncio.Task[Any]] = field(default_factory=deque)
@@ -165,7 +166,6 @@ class Runner:
         self._queue: deque[Event] = deque()
         self._lines: dict[Node, _Line] = {}
         self._dials: dict[Node, asyncio.Task[None]] = {}
-        self._began: dict[Attempt, float] = {}
         self._connecting = asyncio.Semaphore(conditions.max_connecting)
         self._descriptors = Descriptors(warn)
         self._outage = Outage(self._lasting, warn)
@@ -229,7 +229,8 @@ class Runner:
 
     def running(self) -> list[tuple[Attempt, float]]:
         """What runs now and since when (Unix seconds), longest first."""
-        return sorted(self._began.items(), key=lambda pair: pair[1])
+        runs = (run for line in self._lines.values() for run in line.runs.values())
+        return sorted(((run.attempt, run.since) for run in runs if run.since is not None), key=lambda pair: pair[1])
 
     def copying(self) -> list[tuple[Attempt, float]]:
         """Whose results are being copied now, or wait for it, and since when, longest first."""
@@ -490,13 +491,23 @@ class Runner:
     # --- attempts ------------------------------------------------------------------------------------------
 
     def _start(self, attempt: Attempt) -> None:
-        run = Run(attempt, self._conditions, self._begun)
-        self._lines[attempt.slot.node].runs[attempt.slot.number] = run
-        self._spawn(self._attempt(run))
+        line, number = self._lines[attempt.slot.node], attempt.slot.number
+        line.runs[number] = Run(attempt, self._conditions, lambda run: self._begun(run, line))
+        if number not in line.at_work:
+            line.at_work.add(number)
+            self._spawn(self._work(line, number))
 
-    async def _attempt(self, run: Run) -> None:
-        attempt = run.attempt
-        line = self._lines[attempt.slot.node]
+    async def _work(self, line: _Line, number: int) -> None:
+        """Run what the slot is given, as long as its next attempt is there when one has ended."""
+        while (run := line.runs.get(number)) is not None:
+            outcome = await self._attempt(run, line)
+            del line.runs[number]
+            self._tell(Ended(run.attempt, outcome))
+            self._take(self._scheduler.ended(run.attempt, outcome))
+        line.at_work.discard(number)
+        await self._give_up(line)
+
+    async def _attempt(self, run: Run, line: _Line) -> Outcome:
         # A task that is cancelled before its first step never takes it, and nobody would hear of the attempt's end.
         run.task = asyncio.current_task()
         outcome: Outcome
@@ -505,20 +516,18 @@ class Runner:
             run.over()
             if run.verdict is None and isinstance(outcome, (Lost, NotStarted)):
                 outcome = await self._break(line, outcome)
+            elif isinstance(outcome, (Found, Refused)):
+                await asyncio.sleep(0)  # it may have waited for nothing: others have their turn before the next
         except asyncio.CancelledError:
             if run.verdict is None:
                 raise
         outcome = run.verdict or outcome
-        named = self._results.named(attempt)
+        named = self._results.named(run.attempt)
         if isinstance(outcome, Exited):
             self._outage.survived()
-            if outcome.status == 0:
-                outcome = Exited(0, named)
-        del line.runs[attempt.slot.number]
-        self._began.pop(attempt, None)
-        self._tell(Ended(attempt, outcome))
-        self._take(self._scheduler.ended(attempt, outcome))
-        await self._give_up(line)
+            if named and outcome.status == 0:
+                return Exited(0, named)
+        return outcome
 
     async def _bar(self, run: Run) -> Found | Refused | None:
         """Why the attempt may not begin on this machine, if so; else it has got its sink."""
@@ -616,10 +625,9 @@ class Runner:
     def _directory(self, job: Job) -> bytes | None:
         return self._conditions.directory if job.terms.directory is None else job.terms.directory
 
-    def _begun(self, run: Run) -> None:
-        line = self._lines[run.attempt.slot.node]
+    def _begun(self, run: Run, line: _Line) -> None:
         line.proved = True
-        self._began[run.attempt] = time.time()
+        run.since = time.time()
         self._tell(Started(run.attempt))
         self._take(self._scheduler.started(run.attempt))
         self._open_ahead(line)

@@ -171,6 +171,28 @@ def test_others_have_their_turn_while_a_gate_is_asked(monkeypatch: pytest.Monkey
     play(scenario)
 
 
+def test_others_have_their_turn_while_a_door_bars_one_job_after_another() -> None:
+    async def scenario() -> None:
+        turns = 0
+
+        class Bars(Knows):
+            def enter(self, attempt: Attempt) -> Found | Refused | None:
+                seen.append(turns)
+                return Found()
+
+        seen: list[int] = []
+        run = Play({"n1": 1}, ["x"] * 20, door=Bars())
+        run.begin()
+        assert run._run is not None
+        while not run._run.done():
+            turns += 1
+            await asyncio.sleep(0)
+        await run.finish()
+        assert len(set(seen)) == len(seen) == 20
+
+    play(scenario)
+
+
 def test_jobs_that_were_asked_for_and_not_handed_out_are_unheard() -> None:
     async def scenario() -> None:
         run = Play({"n1": 1}, [f"job{number}" for number in range(1, 11)], gate=Knows(done=[3, 4, 10]))
