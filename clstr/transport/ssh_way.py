@@ -29,21 +29,41 @@ LAST_WORDS = 1024
 PROXY_GRACE = 1.0
 """Seconds for a ProxyCommand to end by itself, or after SIGHUP, until it is killed."""
 
+PROMPT_READS = 32
+"""Reads of a new connection that are acknowledged at once: its login and the opening of its first session."""
+
+QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+
 
 class NotReached(CannotConnect):
     """No address of the host took a TCP connection."""
 
 
 class Line(socket.socket):
-    """A socket that remembers what a server said first: a refusal stands where its version should."""
+    """A socket that remembers what a server said first: a refusal stands where its version should.
+
+    What a server says first is acknowledged at once. sshd sends its host keys after the login, unasked, and by
+    Nagle's rule holds back its next word, that the session is open, until they are acknowledged (RFC 896); but
+    there is nothing to send with which that could go, and alone it may wait 40 ms (RFC 1122, section 4.2.3.2).
+    """
 
     first: bytes = b""
+    reads = 0
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         data = super().recv(size, flags)
         if len(self.first) < 256:
             self.first = (self.first + data)[:256]
+        if self.reads < PROMPT_READS:
+            self.reads += 1
+            self._acknowledge()
         return data
+
+    def _acknowledge(self) -> None:
+        """Linux takes it for what has come by now only (tcp(7), TCP_QUICKACK)."""
+        if QUICK_ACK is not None:
+            with contextlib.suppress(OSError):  # a ProxyCommand's is not of TCP
+                self.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 1)
 
     @property
     def refusal(self) -> str:
