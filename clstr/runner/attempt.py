@@ -88,10 +88,14 @@ class Run:
             self.channel.close()
 
     def over(self) -> None:
-        """It has ended: stop the clocks. A kill that comes now only ends the wait for what its end means."""
-        self.channel = None
+        """It has ended: stop the clocks. A kill that comes now only ends the wait for what its end means.
+
+        It lets go of all that knows it: in a circle they would be left to the garbage collector.
+        """
+        self.channel = self._flow = None
         for clock in self._clocks.values():
             clock.cancel()
+        self._clocks.clear()
 
     # --- the sink of its channel -------------------------------------------------------------------------------
 

@@ -51,12 +51,10 @@ class within:
         self._seconds = seconds
 
     async def __aenter__(self) -> None:
-        self._limit = asyncio.timeout(None)
-        await self._limit.__aenter__()
-        self._alarm = Alarm(self._seconds, self._due)
-
-    def _due(self) -> None:
-        self._limit.reschedule(asyncio.get_running_loop().time())
+        limit = self._limit = asyncio.timeout(None)
+        await limit.__aenter__()
+        # Not a method: in a circle with the alarm, all that the task has made would be left to the garbage collector.
+        self._alarm = Alarm(self._seconds, lambda: limit.reschedule(asyncio.get_running_loop().time()))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
