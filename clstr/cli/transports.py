@@ -36,9 +36,9 @@ class Transports:
 
     def _by_ssh(self) -> SshTransport:
         if self._ssh is None:
-            from clstr.transport.ssh_import import without_compilers
+            from clstr.transport.ssh_import import nothing_in_vain
 
-            with without_compilers():
+            with nothing_in_vain():
                 from clstr.transport.ssh import SshSettings, SshTransport
 
             self._ssh = SshTransport(

@@ -1,36 +1,50 @@
-"""Importing asyncssh without a wait for compilers.
+"""Importing asyncssh without what it does in vain.
 
-asyncssh looks for liboqs (the key exchange sntrup761) as it is imported, by ``ctypes.util.find_library``. Where
-the library is not installed, that runs ldconfig, gcc and ld before it gives up: as long as a tenth of a second of
-every start. The linker's cache says the same at once. Its rules:
+asyncssh looks for libraries that it can do without as it is imported. Two of these searches are long:
 
-* Only a "no" is given here, and only where the dynamic linker could not load the library under any name;
-  otherwise ctypes is asked as ever, so that what the key exchange offers stays the same.
-* Where glibc's cache is not there (musl, macOS, BSD), ctypes is asked as ever.
+* liboqs (the key exchange sntrup761), by ``ctypes.util.find_library``. Where it is not installed, that runs
+  ldconfig, gcc and ld before it gives up. The linker's cache says the same at once. Only a "no" is given here,
+  where the dynamic linker could not load the library under any name; otherwise, and where glibc's cache is not
+  there (musl, macOS, BSD), ctypes is asked as ever.
+* X.509, which needs pyOpenSSL. Where that is not installed, asyncssh finds it out after it has loaded all of
+  ``cryptography.x509``. Here it finds it out before.
+
+So what asyncssh can do stays the same.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes.util
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 CACHE = "/etc/ld.so.cache"
 """What the dynamic linker knows of the directories in /etc/ld.so.conf (ld.so(8), ldconfig(8))."""
 
+X509 = "asyncssh.crypto.x509"
+"""What asyncssh does without where importing it fails."""
+
 
 @contextlib.contextmanager
-def without_compilers() -> Iterator[None]:
-    """For the time of an import: a library that cannot be loaded is not looked for by compilers."""
+def nothing_in_vain() -> Iterator[None]:
+    """For the time of an import: what cannot be there is neither looked for by compilers nor loaded in parts."""
     find = ctypes.util.find_library
     ctypes.util.find_library = lambda name: find(name) if may_be_there(name) else None
+    loaded = cast(dict[str, Any], sys.modules)
+    no_x509 = X509 not in loaded and importlib.util.find_spec("OpenSSL") is None
+    if no_x509:
+        loaded[X509] = None  # Python's word for a module that is not there (reference, section 5.3.1)
     try:
         yield
     finally:
         ctypes.util.find_library = find
+        if no_x509:
+            del loaded[X509]
 
 
 def may_be_there(name: str, cache: str = CACHE, directories: Sequence[str] | None = None) -> bool:

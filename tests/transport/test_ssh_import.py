@@ -1,6 +1,7 @@
-"""asyncssh is imported without compilers, and finds the same liboqs."""
+"""asyncssh is imported without what it does in vain, and can do the same."""
 
 import ctypes.util
+import importlib.util
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clstr.transport.ssh_import import CACHE, may_be_there, without_compilers
+from clstr.transport.ssh_import import CACHE, may_be_there, nothing_in_vain
 
 has_cache = pytest.mark.skipif(not os.path.exists(CACHE), reason="the dynamic linker here has no cache")
 
@@ -27,8 +28,8 @@ def test_no_compiler_is_started_for_a_library_that_is_not_there(tmp_path: Path) 
         tool = tmp_path / name
         tool.write_text(f"#!/bin/sh\n: >'{tmp_path}/called'\nexit 1\n")
         tool.chmod(0o755)
-    code = "import ctypes.util; from clstr.transport.ssh_import import without_compilers\n"
-    code += "with without_compilers(): print(ctypes.util.find_library('of-no-machine'))"
+    code = "import ctypes.util; from clstr.transport.ssh_import import nothing_in_vain\n"
+    code += "with nothing_in_vain(): print(ctypes.util.find_library('of-no-machine'))"
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert told.stdout == "None\n"
@@ -57,7 +58,7 @@ def test_the_command_line_imports_asyncssh_like_that() -> None:
 
 @pytest.mark.skipif(ctypes.util.find_library("c") is None, reason="ctypes finds no library here")
 def test_a_library_that_is_there_is_found_as_ever() -> None:
-    with without_compilers():
+    with nothing_in_vain():
         found = ctypes.util.find_library("c")
     assert found == ctypes.util.find_library("c")
 
@@ -85,6 +86,43 @@ def test_without_a_cache_everything_may_be_there(tmp_path: Path) -> None:
 
 def test_an_import_that_fails_leaves_ctypes_as_it_was() -> None:
     there = ctypes.util.find_library
-    with pytest.raises(ModuleNotFoundError), without_compilers():
+    with pytest.raises(ModuleNotFoundError), nothing_in_vain():
         raise ModuleNotFoundError("asyncssh")
     assert ctypes.util.find_library is there
+
+
+# --- X.509 -------------------------------------------------------------------------------------------------
+
+ASK = """if True:
+    import contextlib, sys
+    from clstr.transport.ssh_import import nothing_in_vain
+    with nothing_in_vain() if sys.argv[1:] else contextlib.nullcontext():
+        import asyncssh
+    from asyncssh.kex import get_kex_algs
+    from asyncssh.public_key import get_certificate_algs, get_public_key_algs, get_x509_certificate_algs
+    print(get_kex_algs(), get_certificate_algs(), get_public_key_algs(), get_x509_certificate_algs())
+    print("cryptography.x509" in sys.modules)
+"""
+
+
+def ask(*arguments: str, path: str = "") -> list[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([path, *sys.path])}
+    command = [sys.executable, "-c", ASK, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("OpenSSL") is not None, reason="pyOpenSSL is installed")
+def test_without_pyopenssl_x509_is_not_loaded_and_nothing_else_changes() -> None:
+    (offered, loaded), (offered_as_ever, loaded_as_ever) = ask("in brief"), ask()
+    assert offered == offered_as_ever
+    assert (loaded, loaded_as_ever) == ("False", "True")
+
+
+def test_with_pyopenssl_x509_is_there_as_ever(tmp_path: Path) -> None:
+    (tmp_path / "OpenSSL").mkdir()
+    (tmp_path / "OpenSSL" / "__init__.py").touch()
+    (tmp_path / "OpenSSL" / "crypto.py").touch()
+    offered, loaded = ask("in brief", path=str(tmp_path))
+    assert [offered, loaded] == ask(path=str(tmp_path))
+    assert "x509v3-" in offered
+    assert loaded == "True"
