@@ -17,6 +17,12 @@ Rules:
 - The watcher is nobody's child (a job that says ``wait`` must not wait for it), holds neither the job's stdout nor
   its stderr, ignores what a job may send to its own group, and blocks in the shell's ``read``: it and the login
   shell are the two processes that a job costs (a csh's subshell is the third).
+- A connection with several jobs has a guard, a session of its own (``guard``), and a job that is told of it starts no
+  watcher, whose two forks cost more than all else that the wrapper does. The guard's input is the leash then: at its
+  end, or at a word of the client, it does for the first processes of the connection's sessions what a watcher does. It
+  knows them by the wrapper in their command line and by SSH_CONNECTION in the environment that sshd gave them. So a
+  job that may replace its shell (``exec``) has a watcher all the same; and so has one that finds the guard dead, or
+  sshd: before sshd has died, no guard has looked round, and later ones find who passed here.
 - A job's own standard input comes behind it, as many bytes as its header says, and is spooled to a temporary file,
   which is unlinked before the job starts: the leash stays what it is. A node that cannot hold it (a full disk) runs
   ``exit 1`` for the job, behind the reason; nothing is left there when the input ends early.
@@ -36,7 +42,7 @@ One text for all login shells, after three differences:
   under ``set -x`` and set off the job's DEBUG and ERR traps.
 
 What travels is lines, none empty because csh drops those: the magic word; the number of settings, and ``NAME=VALUE``
-for each; ``~`` or ``-``, whether to enter the home directory first; the directory, ``.`` for none; the number of the
+for each; ``~`` or ``-``, whether to enter the home directory first, and behind it the guard's process, if there is one; the directory, ``.`` for none; the number of the
 job's lines, and for each 0, 1 where a newline comes before it, or 2 for nothing but a newline, and its text; and a full
 stop, without which nothing runs, or the number of bytes of the job's input, and these.
 """
@@ -54,7 +60,11 @@ _BEGUN = ("clstr-begun-", "7d1c5b0f3a94e26d")
 """The word from the node, in two halves: a device that only echoes its command line must not seem to say it."""
 
 MARKER = "".join(_BEGUN).encode() + b"\n"
-"""What the wrapper prints on stdout right before the job runs; what stands before it is the start-up files'."""
+"""What the wrapper prints on stdout right before the job runs; what stands before it is the start-up files'. For a
+guarded job the number of its first process stands before the newline."""
+
+_GUARDS = ("clstr-guards-", "b2c64e0d95f1a837")
+"""The guard's word, in two halves for the same reason."""
 
 # --- for /bin/sh on the node; $1 is the session leader and process group. No newline and no `!`, for csh. ---
 
@@ -107,11 +117,33 @@ _FETCH = (
     f'take; test "$line" = {_MAGIC} || exit 1; '
     "take; n=$line; while test $n -gt 0; do take; name=${line%%=*}; line=${line#*=}; "
     'test "$line" || { name=$name=; line=-; }; env="$env $name"; out="$out$line$nl"; n=$((n - 1)); done; '
-    "keep; keep; set=$out; out=; "
+    'take; out="$out${line%${line#?}}$nl"; keep; set=$out; out=; '
     'take; n=$line; while test $n -gt 0; do take; job="$job $line"; keep; n=$((n - 1)); done; '
     'take; test "$line" = . || { f=$(spool $line) || exit 1; '
     'test "$f" || { f=/dev/null; job="job 0"; out="exit 1$nl"; }; }; '
     f'{_WATCH}; printf %s "$env$nl$job$nl$f$nl$set$out"'
+)
+
+
+# The guard, for /bin/sh. The first processes of this connection's sessions: each leads a session of its own, has the
+# wrapper in its command line (the pattern is not the word that it finds) and sshd's variable in its environment.
+_FIRST_ONES = (
+    "all() { for dir in /proc/[0-9]*; do read -r line <$dir/stat || continue; "
+    "set -- ${dir#/proc/} ${line##*) }; "  # pid, then state, parent, group, session
+    "test $1 = $5 || continue; grep -q clst[r]_j $dir/cmdline || continue; "
+    'ours $dir && echo $1; done; }; '
+)
+_GUARD = (
+    f"{_DEAF}; exec 2>/dev/null; "
+    'ours() { tr "\\000" "\\012" <$1/environ | grep -Fqx "SSH_CONNECTION=$SSH_CONNECTION"; }; '
+    'test "$SSH_CONNECTION" && ours /proc/$$ || exit 1; '
+    f"{_FIRST_ONES}"
+    f"end() {{ ( set -- $1; kill -0 $1 || exit 0; {_TERMINATE} ) & }}; "
+    'new() { for pid in $(all); do case " $seen " in *" $pid "*) continue;; esac; '
+    'seen="$seen $pid"; end $pid; done; }; '
+    f'echo "{_GUARDS[0]}""{_GUARDS[1]} $$"; exec >/dev/null; '
+    'while read -r pid || test $? -gt 128; do test -z "$pid" || end $pid; done; '
+    f'seen=; new; test "$seen" || exit 0; for pause in {_PAUSES}; do sleep $pause || sleep 1; new; done; wait'
 )
 
 
@@ -149,18 +181,24 @@ done
 read -r clstr_l || exit 1
 clstr_i=/dev/null
 test "$clstr_l" = . || clstr_i=$(/bin/sh -c {_in_double_quotes(_SPOOL)} sh "$clstr_l") || exit 1
+clstr_g=${{clstr_h#?}}
+clstr_h=${{clstr_h%"$clstr_g"}}
+case $clstr_j in *exec*) clstr_g=; esac
+if test "$clstr_g" && {{ kill -0 "$clstr_g" && kill -0 "$PPID"; }} 2>/dev/null; then :
+else clstr_g=
 if test "${{KSH_VERSION-}}"; then /bin/sh -c {_in_double_quotes(_WATCH)} sh $$
 else ( {_DEAF}; {{ {_DEAF}; {_UNTIL_LET_GO}
 kill -0 $$ && exec /bin/sh -c {_in_double_quotes(_TERMINATE)} sh $$
 }} <&3 >/dev/null 2>&1 & ) 3<&0
 fi || exit 1
+fi
 test "$clstr_i" || {{ clstr_i=/dev/null; clstr_j="exit 1"; }}
 exec <"$clstr_i"
 test "$clstr_i" = /dev/null || /bin/sh -c {_in_double_quotes(_UNLINK)} sh "$clstr_i"
-echo "{_BEGUN[0]}""{_BEGUN[1]}"
+echo "{_BEGUN[0]}""{_BEGUN[1]}${{clstr_g:+ $$}}"
 test "$clstr_h" = - || cd || exit 1
 test "$clstr_d" = . || cd "$clstr_d" || exit 1
-eval "unset clstr_d clstr_h clstr_i clstr_j clstr_k clstr_l clstr_n;$clstr_j" """
+eval "unset clstr_d clstr_g clstr_h clstr_i clstr_j clstr_k clstr_l clstr_n;$clstr_j" """
 
 
 def _in_lines(*commands: str) -> str:
@@ -285,6 +323,9 @@ WRAPPER: bytes = TEXT.encode()
 apart for each session, even where nobody logs."""
 
 
+GUARD = f"exec /bin/sh -c '{_GUARD}'"
+"""The command of a guard's session, under any login shell; without a newline, ``'`` or ``!``."""
+
 _FILE_SYSTEM = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 """What os.fsencode does, without its detours: this is done for every job."""
 
@@ -292,15 +333,17 @@ _FILE_SYSTEM = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 # --- the client's side ------------------------------------------------------------------------------------
 
 
-def arm(command: Command) -> bytes:
+def arm(command: Command, guard: bytes = b"") -> bytes:
     """What the client writes to the session's standard input, and the job's input behind it; then it keeps that open.
+
+    ``guard`` is what ``guard_in`` found, where the session's connection has a guard.
 
     A directory that begins with ``~/`` is below the home directory. Raises ValueError for a name of the environment
     or a directory that is empty, or for such a newline or NUL, or for one in a value, or for a NUL in the job.
     """
     home, directory = _place(command.directory)
     settings = [b"%b=%b" % (_encoded(name), _encoded(value)) for name, value in command.environment]
-    lines = [_MAGIC.encode(), b"%d" % len(settings), *settings, home, directory]
+    lines = [_MAGIC.encode(), b"%d" % len(settings), *settings, home + guard, directory]
     names = all(name for name, _ in command.environment)
     if not names or not all(lines) or b"\n".join(lines).count(b"\n") >= len(lines):
         raise ValueError("empty, or with a newline: a setting or the directory of a job")
@@ -354,23 +397,52 @@ def bare(command: Command) -> bytes:
     return b"ls -d %s/. >/dev/null || exec false\ncd %s || exit 1\n%s" % (quoted, quoted, command.line)
 
 
+_WORD = MARKER[:-1]
+_LONGEST = len(_WORD) + 12
+"""Bytes of the word with a process number and a newline, at most."""
+
+_WORDS = re.compile(re.escape(_WORD) + rb"(?: (\d{1,10}))?\n")
+_GUARD_WORDS = re.compile("".join(_GUARDS).encode() + rb" (\d{1,10})\n")
+
+
 class Marker:
-    """Looks for MARKER in a stream that comes in pieces, split anywhere."""
+    """Looks for the word that the job begins in a stream that comes in pieces, split anywhere."""
 
     def __init__(self) -> None:
-        self._tail = b""  # what may be the marker's first bytes
+        self._tail = b""  # what may be the word's first bytes
+        self.leader = b""
+        """The number of the job's first process, once the word was found, if a guard watches it."""
 
     def feed(self, data: bytes) -> tuple[bytes, bool, bytes]:
-        """The bytes that certainly stand before the marker, whether it was found, and what stands behind it.
+        """The bytes that certainly stand before the word, whether it was found, and what stands behind it.
 
         To be asked no more once it was found.
         """
-        before, found, after = (self._tail + data).partition(MARKER)
-        if found:
+        heard = self._tail + data
+        found = _WORDS.search(heard)
+        if found is not None:
             self._tail = b""
-            return before, True, after
-        held = next(
-            n for n in range(min(len(before), len(MARKER) - 1), -1, -1) if before.endswith(MARKER[:n])
-        )
-        self._tail = before[len(before) - held :]
-        return before[: len(before) - held], False, b""
+            self.leader = found[1] or b""
+            return heard[: found.start()], True, heard[found.end() :]
+        held = self._held(heard)
+        self._tail = heard[held:]
+        return heard[:held], False, b""
+
+    @staticmethod
+    def _held(heard: bytes) -> int:
+        """Where what may be the word begins."""
+        whole = heard.rfind(_WORD, -_LONGEST)
+        if whole >= 0 and re.fullmatch(rb"(?: \d{0,10})?", heard[whole + len(_WORD) :]):
+            return whole
+        return next(len(heard) - n for n in range(min(len(heard), len(_WORD)), -1, -1) if heard.endswith(_WORD[:n]))
+
+
+def guard_in(heard: bytes) -> bytes:
+    """The process number that a guard has told, for ``arm``; empty when it has not yet."""
+    found = _GUARD_WORDS.search(heard)
+    return b"" if found is None else found[1]
+
+
+def terminate(leader: bytes) -> bytes:
+    """What a guard is told to terminate the job of this first process."""
+    return leader + b"\n"

@@ -1,15 +1,16 @@
 """The SSH transport: one node's connections and the sessions on them, by asyncssh.
 
 A node has one connection, shared by its slots. A connection carries at most ``SESSIONS`` sessions, a waiting
-spare included (sshd's MaxSessions is 10, but sshd frees a session lazily, and near the limit it refuses new
+spare and the guard's included (sshd's MaxSessions is 10, but sshd frees a session lazily, and near the limit it refuses new
 ones by chance). When a session is refused, opening is tried again shortly, since a session that has just
 ended may still count; then a further connection is opened. A connection that carries no session and refuses
 one is dropped. Where a connection refuses its very first, the node has no more to give: a job then waits for a
 session in use to end, and where there is none, the node is of no use.
 
 A session runs the leash's constant wrapper and gets its job over standard input (see ``leash``); so it can be
-opened ahead, while the slot's present job runs, and a slot's turn-around is one round trip. Without the leash
-a session is opened when its job is there, with the job as its command.
+opened ahead, while the slot's present job runs, and a slot's turn-around is one round trip. Where more jobs are to
+come one session more, the guard's, watches over all of its connection (see ``ssh_guard``). Without the leash a session
+is opened when its job is there, with the job as its command.
 
 The callback API of asyncssh is used, with bytes: its streams cost more per line, and one byte that is not
 UTF-8 would end the whole connection. Data may follow the exit status, so a job is over when its channel is
@@ -49,6 +50,7 @@ from clstr.transport.patience import Alarm, within
 from clstr.transport.ssh_config import HostKeyFlag, Resolver
 from clstr.transport.ssh_dial import WINDOW, Client, Dialer, error_in_words
 from clstr.transport.ssh_fetch import SftpTree
+from clstr.transport.ssh_guard import Guard
 from clstr.transport.words import last_line
 
 T = TypeVar("T")
@@ -247,10 +249,13 @@ class SshConnection:
 
     async def _spare(self, link: _Link, channel: SshChannel) -> SshChannel:
         try:
-            return await channel.opened()
+            await channel.opened()
         except _Refused as refused:
             link.limit = max(1, link.sessions)  # or every job would ask for one in vain
             raise NoChannel(str(refused)) from None
+        if link.sessions < SESSIONS:
+            link.guard.open()  # where there is room beside this one, which is worth more
+        return channel
 
     async def push(self, local: Path, remote: str) -> None:
         """Copy by SFTP, over the connection that is open."""
@@ -371,13 +376,15 @@ class _Link:
         # have whole inputs kept here.
         for name, jammed in (("pause_writing", True), ("resume_writing", False)):
             setattr(connection, name, functools.partial(self._set_jammed, jammed))
+        self.guard = Guard(connection)
         self.aborted = False  # because another of the node's connections is lost
         self._client = client
         self._freed = freed
 
     @property
     def has_room(self) -> bool:
-        return self.sessions < max(self.limit, 1) and not self.connection.is_closed()
+        most = min(self.limit, SESSIONS - self.guard.takes_place)
+        return self.sessions < max(most, 1) and not self.connection.is_closed()
 
     def _set_jammed(self, jammed: bool) -> None:
         self.jammed = jammed
@@ -419,10 +426,12 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._sink: Sink | None = None
         self._marker = leash.Marker()
+        self._leader = b""  # the first process of a job that the guard watches over
         self._early: list[tuple[bytes, int | None]] = []  # what was printed before the job, and on what
         self._early_size = 0
         self._begun = False
         self._handed_over = False
+        self._doomed = False  # to be killed
         self._ending: Outcome | None = None
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[Outcome] = self._loop.create_future()
@@ -571,7 +580,7 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
         # From now on a connection that is cut may have begun the job, though its word did not arrive.
         self._handed_over = True
         with contextlib.suppress(OSError):
-            channel.write(leash.arm(command))
+            channel.write(leash.arm(command, self._link.guard.number))
         for data, datatype in early:
             self.data_received(data, datatype)
         if held:
@@ -632,9 +641,12 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
 
     def _begin(self) -> None:
         self._begun = True
+        self._leader = self._marker.leader
         self._stop_timers()
         assert self._sink is not None
         self._sink.begun(self)
+        if self._doomed:
+            self.kill()
 
     def eof_received(self) -> bool:
         return True  # the leash stays armed until the exit status
@@ -715,11 +727,18 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
         channel = self._channel
         if channel is None or self._over.done():
             return
+        self._doomed = True
         if self._with_leash:
-            channel.write_eof()
+            self._let_go(channel)
             return
         channel.send_signal("TERM")
         self._loop.call_later(KILL_GRACE, self._kill_hard)
+
+    def _let_go(self, channel: asyncssh.SSHClientChannel[bytes]) -> None:
+        """Of the leash; a job that the guard watches over has none of its own."""
+        channel.write_eof()
+        if self._leader:
+            self._link.guard.terminate(self._leader)
 
     def _kill_hard(self) -> None:
         if self._channel is not None and not self._over.done():
@@ -728,6 +747,8 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
     def close(self) -> None:
         """Drop the session: its leash ends with it."""
         if self._channel is not None:
+            if self._leader and self._ending is None and not self._over.done():
+                self._link.guard.terminate(self._leader)
             self._channel.abort()
         elif self._over.done():
             return

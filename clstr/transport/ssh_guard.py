@@ -1,0 +1,119 @@
+"""The guard of an SSH connection: one session that watches over the jobs of all the others (see ``leash``).
+
+It is opened beside the jobs, once a node is to run several; until it has said its word, and where it cannot be had (no
+``/proc``, no room for a session), each job has a watcher of its own. A guard that was killed is opened anew: it knows
+the jobs of its connection by what they are, not by what it was told, so the new one guards those of the old.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import asyncssh
+
+from clstr.transport import leash
+
+_TRIES = 3
+"""Sessions for the guard of one connection at most."""
+
+_HEARD = 64 * 1024
+"""Bytes before the guard's word after which there is none: start-up files print less."""
+
+
+class Guard:
+    """What watches over one connection, as far as it can be had."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection) -> None:
+        self._connection = connection
+        self._tries = _TRIES
+        self._session: _Session | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._doomed: list[bytes] = []  # whom to terminate, as soon as somebody can
+
+    @property
+    def number(self) -> bytes:
+        """The number of its process, as ``leash.arm`` wants it; empty while there is none."""
+        return b"" if self._session is None else self._session.number
+
+    @property
+    def takes_place(self) -> bool:
+        """Is one of the connection's sessions its own?"""
+        return self._session is not None
+
+    @property
+    def may_come(self) -> bool:
+        """Is there none, and is it worth asking for one?"""
+        return self._session is None and self._tries > 0 and not self._connection.is_closed()
+
+    def open(self) -> None:
+        """Begin to open one, if it may come."""
+        if self.may_come:
+            self._tries -= 1
+            self._session = _Session(self._ready, self._ended)
+            self._opening = asyncio.create_task(self._open(self._session))
+
+    async def _open(self, session: _Session) -> None:
+        try:
+            await self._connection.create_session(lambda: session, leash.GUARD, encoding=None)
+        except (asyncssh.Error, OSError):
+            self._session = None  # no room: perhaps later
+
+    def terminate(self, leader: bytes) -> None:
+        """End the job with this first process."""
+        if self.number and self._session is not None:
+            self._session.tell(leader)
+        else:
+            self._doomed.append(leader)
+            self.open()
+
+    def _ready(self) -> None:
+        doomed, self._doomed = self._doomed, []
+        for leader in doomed:
+            self.terminate(leader)
+
+    def _ended(self) -> None:
+        """A guard that had said its word was killed; one that had not cannot do its work there."""
+        if not self.number:
+            self._tries = 0
+        self._session = None
+        self.open()
+
+
+class _Session(asyncssh.SSHClientSession[bytes]):
+    """A session that runs the guard."""
+
+    def __init__(self, on_word: Callable[[], None], on_end: Callable[[], None]) -> None:
+        self.number = b""  # of its process, once it has said its word
+        self._on_word = on_word
+        self._on_end = on_end
+        self._channel: asyncssh.SSHClientChannel[bytes] | None = None
+        self._heard = b""
+
+    def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
+        self._channel = chan
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        assert self._channel is not None
+        if self.number or datatype is not None:
+            return
+        self._heard += data
+        self.number = leash.guard_in(self._heard)
+        if self.number:
+            self._heard = b""
+            self._on_word()
+        elif len(self._heard) > _HEARD:
+            self._channel.abort()
+
+    def eof_received(self) -> bool:
+        return True  # only its end is its end
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._on_end()
+
+    def tell(self, leader: bytes) -> None:
+        """Have this job terminated."""
+        assert self._channel is not None
+        with contextlib.suppress(OSError):  # it has ended; the next one will be told
+            self._channel.write(leash.terminate(leader))
