@@ -21,8 +21,9 @@ Rules:
   watcher, whose two forks cost more than all else that the wrapper does. The guard's input is the leash then: at its
   end, or at a word of the client, it does for the first processes of the connection's sessions what a watcher does. It
   knows them by the wrapper in their command line and by SSH_CONNECTION in the environment that sshd gave them. So a
-  job that may replace its shell (``exec``) has a watcher all the same; and so has one that finds the guard dead, or
-  sshd: before sshd has died, no guard has looked round, and later ones find who passed here.
+  job that may replace its shell (by ``exec``, or unseen: in a file or text that it reads) has a watcher all the same.
+  So has a job that finds the guard dead, or sshd: as long as sshd lives the guard has not looked round yet, and will
+  find who came so far.
 - A job's own standard input comes behind it, as many bytes as its header says, and is spooled to a temporary file,
   which is unlinked before the job starts: the leash stays what it is. A node that cannot hold it (a full disk) runs
   ``exit 1`` for the job, behind the reason; nothing is left there when the input ends early.
@@ -42,9 +43,10 @@ One text for all login shells, after three differences:
   under ``set -x`` and set off the job's DEBUG and ERR traps.
 
 What travels is lines, none empty because csh drops those: the magic word; the number of settings, and ``NAME=VALUE``
-for each; ``~`` or ``-``, whether to enter the home directory first, and behind it the guard's process, if there is one; the directory, ``.`` for none; the number of the
-job's lines, and for each 0, 1 where a newline comes before it, or 2 for nothing but a newline, and its text; and a full
-stop, without which nothing runs, or the number of bytes of the job's input, and these.
+for each; ``~`` or ``-``, whether to enter the home directory first, and right behind it the number of the guard's
+process, if there is one; the directory, ``.`` for none; the number of the job's lines, and for each 0, 1 where a
+newline comes before it, or 2 for nothing but a newline, and its text; and a full stop, without which nothing runs, or
+the number of bytes of the job's input, and these.
 """
 
 from __future__ import annotations
@@ -183,7 +185,7 @@ clstr_i=/dev/null
 test "$clstr_l" = . || clstr_i=$(/bin/sh -c {_in_double_quotes(_SPOOL)} sh "$clstr_l") || exit 1
 clstr_g=${{clstr_h#?}}
 clstr_h=${{clstr_h%"$clstr_g"}}
-case $clstr_j in *exec*) clstr_g=; esac
+case $clstr_j in *exec*|*eval*|*source*|*.\\ *) clstr_g=; esac
 if test "$clstr_g" && {{ kill -0 "$clstr_g" && kill -0 "$PPID"; }} 2>/dev/null; then :
 else clstr_g=
 if test "${{KSH_VERSION-}}"; then /bin/sh -c {_in_double_quotes(_WATCH)} sh $$

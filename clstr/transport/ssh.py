@@ -1,16 +1,16 @@
 """The SSH transport: one node's connections and the sessions on them, by asyncssh.
 
 A node has one connection, shared by its slots. A connection carries at most ``SESSIONS`` sessions, a waiting
-spare and the guard's included (sshd's MaxSessions is 10, but sshd frees a session lazily, and near the limit it refuses new
-ones by chance). When a session is refused, opening is tried again shortly, since a session that has just
+spare and the guard's included (sshd's MaxSessions is 10, but sshd frees a session lazily, and near the limit it
+refuses new ones by chance). When a session is refused, opening is tried again shortly, since a session that has just
 ended may still count; then a further connection is opened. A connection that carries no session and refuses
 one is dropped. Where a connection refuses its very first, the node has no more to give: a job then waits for a
 session in use to end, and where there is none, the node is of no use.
 
 A session runs the leash's constant wrapper and gets its job over standard input (see ``leash``); so it can be
-opened ahead, while the slot's present job runs, and a slot's turn-around is one round trip. Where more jobs are to
-come one session more, the guard's, watches over all of its connection (see ``ssh_guard``). Without the leash a session
-is opened when its job is there, with the job as its command.
+opened ahead, while the slot's present job runs, and a slot's turn-around is one round trip. Where there is room beside
+such a spare, one session more guards all jobs of the connection (see ``ssh_guard``). Without the leash a session is
+opened when its job is there, with the job as its command.
 
 The callback API of asyncssh is used, with bytes: its streams cost more per line, and one byte that is not
 UTF-8 would end the whole connection. Data may follow the exit status, so a job is over when its channel is

@@ -57,8 +57,9 @@ class Guard:
     async def _open(self, session: _Session) -> None:
         try:
             await self._connection.create_session(lambda: session, leash.GUARD, encoding=None)
-        except (asyncssh.Error, OSError):
-            self._session = None  # no room: perhaps later
+        # No room: perhaps later. But asyncssh hands on whatever a hostile reply sets off in it.
+        except Exception:
+            self._session = None
 
     def terminate(self, leader: bytes) -> None:
         """End the job with this first process."""

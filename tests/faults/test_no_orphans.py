@@ -1,8 +1,9 @@
 """However a run is stopped, no process of a running job is left on its node.
 
 The job is a family: a shell, a grandchild, one that ignores TERM, and they print. For every way of stopping, every
-login and ``:`` the processes left are counted; ``pytest -s`` prints the table. A job that ended by itself keeps its
-background children: those are no orphans.
+login and ``:`` the processes left are counted; ``pytest -s`` prints the table. Over SSH there are jobs with a watcher
+of their own, and jobs that are not the first on their connections and leave that to its guard. A job that ended by
+itself keeps its background children: those are no orphans.
 """
 
 from __future__ import annotations
@@ -45,6 +46,29 @@ def alive(mark: str) -> dict[int, str]:
         for pid, line in found.items()
         if mark in line and "sleep" in line and "clstr" not in line.split()[:3]
     }
+
+
+def guards(cluster: Cluster) -> int:
+    """How many of the cluster's connections have a guard that has said so."""
+    found = [pid for pid, line in cluster.jobs().items() if "clstr-guards" in line]
+    return sum(os.readlink(f"/proc/{pid}/fd/1") == "/dev/null" for pid in found if pid in parents())
+
+
+def watchers(mark: str) -> int:
+    """How many processes of the jobs wait for their input to end: they have the mark only in their group's."""
+    leaders = {os.getsid(pid) for pid in alive(mark)}
+    return sum(
+        pid not in leaders and "clstr_l" in command_line(pid) and f"sleep {mark}" not in command_line(pid)
+        for pid in parents()
+        if sid(pid) in leaders
+    )
+
+
+def sid(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return -1
 
 
 @dataclass
@@ -103,13 +127,13 @@ def wait_for_the_limit(scene: Scene) -> None:
     assert scene.run.process.wait(30) == 1
 
 
-def remote(scene: Scene) -> Cluster:
-    assert scene.cluster is not None
-    return scene.cluster
+def remote(cluster: Cluster | None) -> Cluster:
+    assert cluster is not None
+    return cluster
 
 
 def kill_connections(scene: Scene) -> None:
-    cluster = remote(scene)
+    cluster = remote(scene.cluster)
     for node in (1, 2):
         cluster.kill_connections(node)
     scene.run.send(signal.SIGINT)
@@ -117,7 +141,7 @@ def kill_connections(scene: Scene) -> None:
 
 
 def kill_sshd_and_all(scene: Scene) -> None:
-    cluster = remote(scene)
+    cluster = remote(scene.cluster)
     for node in (1, 2):
         cluster.stop(node)
     scene.run.send(signal.SIGINT)
@@ -126,7 +150,7 @@ def kill_sshd_and_all(scene: Scene) -> None:
 
 def kill_session_processes(scene: Scene) -> None:
     """Each connection's last sshd, the parent of its jobs, and no other."""
-    cluster = remote(scene)
+    cluster = remote(scene.cluster)
     tree = parents()
     shells = [pid for pid, line in cluster.jobs().items() if pid in tree]
     sessions = {tree[pid] for pid in shells if command_line(tree[pid]).startswith("sshd")}
@@ -141,8 +165,8 @@ WAYS: dict[str, tuple[Callable[[Scene], None], tuple[str, ...]]] = {
     "second ^C": (interrupt_twice, ()),
     "SIGTERM": (terminate, ()),
     "SIGHUP": (hang_up, ()),
-    "--timeout": (wait_for_the_limit, ("--timeout", "3")),
-    "--stall-timeout": (wait_for_the_limit, ("--stall-timeout", "3")),
+    "--timeout": (wait_for_the_limit, ("--timeout", "5")),
+    "--stall-timeout": (wait_for_the_limit, ("--stall-timeout", "5")),
     "SIGKILL of clstr": (kill_clstr, ()),
     "stdout closed": (close_stdout, ()),
     "connections killed": (kill_connections, ()),
@@ -167,23 +191,30 @@ def logins(site: Site) -> list[str]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_no_process_of_a_running_job_is_left(
-    way: str, site: Site, quick: Callable[..., Cluster], start: Start, table: Table
+    way: str, site: Site, quick: Callable[..., Cluster], start: Start, scratch: Path, table: Table
 ) -> None:
     """All kinds of nodes at once, since most ways wait for the grace."""
     stop, flags = WAYS[way]
     scenes, began = [], []
-    for number, kind in enumerate(logins(site)):
+    kinds = [(kind, guarded) for kind in logins(site) for guarded in (False, True) if kind != ":" or not guarded]
+    for number, (kind, guarded) in enumerate(kinds):
         if kind == ":" and stop in OF_SSHD:
             continue
-        mark = str(NUMBER + os.getpid() % 1000 * 100 + list(WAYS).index(way) * 3 + number)
+        mark = str(NUMBER + os.getpid() % 1000 * 100 + list(WAYS).index(way) * len(kinds) + number)
         cluster = None if kind == ":" else quick(nodes=2, account=login(kind, site))
         nodes = [": slots=2"] if cluster is None else ["n[1-2]"]
         # A writer that never stops is what tells clstr that nobody reads.
         job = f"echo up; yes {mark} & {family(mark)}" if stop is close_stdout else family(mark)
         options = {"stdout": subprocess.PIPE} if stop is close_stdout else {}
-        run = start("-n", *nodes, "-j", job, "-j", job, *flags, cluster=cluster, **options)
-        scenes.append(Scene(run, cluster, kind, mark))
+        go = scratch / f"go-{number}"
+        first = ["-j", f"until [ -e {go} ]; do sleep 0.05; done"] * JOBS if guarded else []
+        run = start("-n", *nodes, *first, "-j", job, "-j", job, *flags, cluster=cluster, **options)
+        scenes.append(Scene(run, cluster, f"{kind}, guarded" if guarded else kind, mark))
+        if guarded:
+            until(lambda cluster=cluster: guards(remote(cluster)) == JOBS, "the connections are guarded", 20)
+            go.touch()
         until(scenes[-1].all_run, "the jobs run", 20)  # here, since a limit may soon end them
+        assert kind == ":" or watchers(mark) == (0 if guarded else JOBS)
         began.append(len(alive(mark)))
     with ThreadPoolExecutor() as threads:
         list(threads.map(stop, scenes))
@@ -195,6 +226,26 @@ def test_no_process_of_a_running_job_is_left(
             left = alive(scene.mark)
             table.append(("orphans", way, scene.login, f"{processes} processes", f"{len(left)} left"))
             send(left, signal.SIGKILL)
+
+
+def test_a_guard_that_was_killed_has_a_successor_for_the_same_jobs(
+    quick: Callable[..., Cluster], start: Start, scratch: Path, table: Table
+) -> None:
+    mark = str(NUMBER + os.getpid() % 1000 * 100 + 91)
+    cluster = quick(nodes=2)
+    first = ["-j", f"until [ -e {scratch / 'go'} ]; do sleep 0.05; done"] * JOBS
+    run = start("-n", "n[1-2]", *first, "-j", family(mark), "-j", family(mark), cluster=cluster)
+    until(lambda: guards(cluster) == JOBS, "the connections are guarded", 20)
+    (scratch / "go").touch()
+    scene = Scene(run, cluster, "user", mark)
+    until(scene.all_run, "the jobs run", 20)
+    old = {pid for pid, line in cluster.jobs().items() if "clstr-guards" in line}
+    send(old, signal.SIGKILL)
+    until(lambda: guards(cluster) == JOBS and not old & cluster.jobs().keys(), "there are new guards", 20)
+    assert watchers(mark) == 0
+    kill_clstr(scene)
+    until(lambda: not alive(mark), "no process is left", 15)
+    table.append(("orphans", "guards killed, then clstr", "user", "8 processes", "0 left"))
 
 
 def login_here(kind: str, site: Site) -> Account:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from cluster.sshd import Cluster
 
 from clstr.model import Exited, Flow, Killed, Lost, Node, NotStarted, Outcome, Refused, Stopped
 from clstr.transport import (
@@ -38,7 +39,7 @@ from clstr.transport.external import ExternalSettings, ExternalTransport, split
 from clstr.transport.local import LocalTransport
 from clstr.transport.ssh import SshSettings, SshTransport
 
-REMOTE = ["practice", "sshd", "sshd with 2 sessions", "sshd without leash"]
+REMOTE = ["practice", "sshd", "sshd with a guard", "sshd with 2 sessions", "sshd without leash"]
 """Kinds whose connection is something that can be lost."""
 KINDS = ["local", *REMOTE, "client", "client with {HOST}"]
 LEASHED = [kind for kind in KINDS if "without leash" not in kind]
@@ -152,13 +153,32 @@ async def live(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
                 transport = SshTransport(SshSettings(str(cluster.ssh_config), leash=leash))
             account, node = cluster.account, Node("n1", "n1")
             links = functools.partial(cluster.kill_connections, 1)
-            rig = Rig(kind, transport, node, account.start, account.home, links, cluster.jobs)
+            rig = Rig(kind, transport, node, account.start, account.home, links, lambda: jobs_of(cluster))
         rig.connection = await rig.transport.connect(rig.node)
+        if "guard" in kind:
+            await post_guard(rig)
         try:
             yield rig
         finally:
             rig.connection.close()
             await rig.transport.close()
+
+
+def jobs_of(cluster: Cluster) -> dict[int, str]:
+    """What lives on its nodes, but for guards, which live as long as their connections."""
+    return {pid: line for pid, line in cluster.jobs().items() if "clstr-guards" not in line}
+
+
+async def post_guard(rig: Rig) -> None:
+    """Have a guard on the rig's connection, and nothing else."""
+    assert (await rig.run("true"))[0] == Exited(0)
+    spare = rig.connection.spare()
+    assert spare is not None
+    (await spare).close()
+    assert isinstance(rig.connection, ssh.SshConnection)
+    (link,) = rig.connection._links
+    await eventually(lambda: link.guard.number)
+    await eventually(lambda: not rig.leftovers())
 
 
 Scenario = Callable[[Rig], Awaitable[None]]

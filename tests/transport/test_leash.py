@@ -22,7 +22,7 @@ from typing import NamedTuple
 import pytest
 
 from clstr.transport import MAX_COMMAND, Command, Input
-from clstr.transport.leash import MARKER, WRAPPER, Marker, arm, bare
+from clstr.transport.leash import GUARD, MARKER, WRAPPER, Marker, arm, bare, guard_in, terminate
 
 POSIX = ("sh", "dash", "bash", "zsh", "ksh", "mksh", "busybox sh")
 CSH = ("tcsh", "csh")
@@ -465,6 +465,143 @@ def test_a_job_costs_two_processes_more_and_a_csh_three(shell: str, home: Home) 
     assert processes == {"fish": 3}.get(shell, 4 if shell in CSH else 2)
 
 
+# --- the guard of a connection -------------------------------------------------------------------------------
+
+
+class Guarded:
+    """A connection with a guard: sessions with one SSH_CONNECTION, whose jobs are told of it."""
+
+    def __init__(self, home: Home, shell: str = "sh", port: int = 50_000) -> None:
+        self.home = home
+        self.connection = f"192.0.2.1 {port} 192.0.2.2 22"
+        self.guard = self.session(shell, GUARD.encode())
+        self.number = guard_in(self.guard.read(b"\n"))
+        assert self.number
+
+    def session(self, shell: str, text: bytes = WRAPPER) -> Session:
+        return self.home.session(shell, text, SSH_CONNECTION=self.connection)
+
+    def job(self, shell: str, line: bytes) -> Session:
+        """A session whose job has begun under the guard."""
+        session = self.session(shell).say(arm(Command(line), self.number))
+        assert session.read(b"\n") == MARKER[:-1] + b" %d\n" % session.pid
+        return session
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_login_shell_runs_the_guard_and_its_start_up_file(shell: str, home: Home) -> None:
+    guarded = Guarded(home, shell)
+    assert int(guarded.number) == guarded.guard.pid
+    guarded.guard.let_go()
+    assert guarded.guard.result() == (0, b"", b"")  # it has no job to end
+
+
+@pytest.mark.parametrize("shell", POSIX)
+def test_a_guarded_job_is_like_any_other_and_costs_no_process(shell: str, home: Home) -> None:
+    guarded = Guarded(home)
+    line = b"echo a; echo b >&2; cat; echo $((1 + 1)); set | grep clstr_; exit 3"
+    session = guarded.session(shell).say(arm(Command(line, (("A", "1"),), b"~"), guarded.number))
+    status, out, err = session.result()
+    assert (status, err) == (3, b"b\n")
+    assert out.splitlines()[:3] == [MARKER[:-1] + b" %d" % session.pid, b"a", b"2"]
+    assert not any(re.match(rb"clstr_", line) for line in out.splitlines()[3:])
+    session = guarded.job(shell, b"/bin/sleep 1000; :")
+    until(lambda: any(member.command.startswith("/bin/sleep") for member in group(session.pid)), "the job")
+    assert len(group(session.pid)) == 2
+
+
+@pytest.mark.parametrize("shell", [*CSH, "fish"])
+def test_what_is_no_posix_shell_has_a_watcher_all_the_same(shell: str, home: Home) -> None:
+    guarded = Guarded(home)
+    session = guarded.session(shell).say(arm(Command(b"pwd; sleep 1000", (), b"~"), guarded.number))
+    assert session.read(b"\n" + os.fsencode(home.path) + b"\n").startswith(MARKER)
+    session.let_go()
+    session.process.wait(DEADLINE)
+    until(lambda: group(session.pid) == [], "an empty process group")
+
+
+@pytest.mark.parametrize(
+    "line", [b"exec sleep 1000", b". ./other", b"eval 'ex''ec sleep 1000'", b"echo up; exec env -i sleep 1000"]
+)
+def test_a_job_that_may_replace_its_shell_has_a_watcher(line: bytes, home: Home) -> None:
+    (home.path / "other").write_text("exec sleep 1000\n")
+    guarded = Guarded(home)
+    session = guarded.session("sh").say(arm(Command(line), guarded.number))
+    session.read(MARKER)
+    until(lambda: any("sleep" in member.command for member in group(session.pid)), "the job")
+    session.let_go()
+    session.process.wait(DEADLINE)
+    until(lambda: group(session.pid) == [], "an empty process group")
+
+
+def test_a_job_whose_guard_is_dead_has_a_watcher(home: Home) -> None:
+    guarded = Guarded(home)
+    guarded.guard.process.kill()
+    guarded.guard.process.wait()
+    session = guarded.session("sh").say(arm(Command(b"sleep 1000; :"), guarded.number))
+    session.read(MARKER)
+    session.let_go()
+    assert session.process.wait(DEADLINE) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("shell", POSIX)
+def test_a_guard_terminates_whom_it_is_told_to_and_no_other(shell: str, home: Home) -> None:
+    guarded = Guarded(home)
+    one, other = (guarded.job(shell, b"sleep 1000 & sleep 1000 & wait; :") for _ in range(2))
+    guarded.guard.say(terminate(b"%d" % one.pid))
+    assert one.process.wait(DEADLINE) == -signal.SIGTERM
+    until(lambda: group(one.pid) == [], "an empty process group")
+    assert other.process.poll() is None
+
+
+@pytest.mark.parametrize("shell", POSIX)
+def test_the_end_of_the_guards_input_terminates_all_jobs_of_its_connection(shell: str, home: Home) -> None:
+    guarded, others = Guarded(home), Guarded(home, port=50_001)
+    stranger = others.job(shell, b"sleep 1000; :")
+    polite = guarded.job(shell, b"echo $$; sleep 1000; :")
+    deaf = guarded.job(shell, DEAF)
+    deaf.read(b"deaf\n")
+    guarded.guard.let_go()
+    assert polite.process.wait(DEADLINE) == -signal.SIGTERM
+    deaf.process.wait(DEADLINE)
+    until(lambda: group(polite.pid) == [] == group(deaf.pid), "empty process groups")
+    guarded.guard.process.wait(DEADLINE)
+    assert stranger.process.poll() is None
+
+
+def test_the_guard_leaves_alone_what_jobs_that_ended_by_themselves_have_left(home: Home) -> None:
+    guarded = Guarded(home)
+    started = b"sh -c 'sleep 1000 >/dev/null 2>&1 & echo $!'; setsid sh -c 'echo $$; sleep 1000 >/dev/null; :' 2>&1 &"
+    session = guarded.job("sh", started + b" sleep 0.2; exit 3")
+    children = [int(session.read(b"\n")) for _ in range(2)]
+    try:
+        assert session.process.wait(DEADLINE) == 3
+        guarded.guard.let_go()
+        guarded.guard.process.wait(DEADLINE)
+        for child in children:
+            os.kill(child, 0)
+    finally:
+        os.kill(children[0], signal.SIGKILL)
+        os.killpg(children[1], signal.SIGKILL)
+
+
+def test_a_job_may_signal_its_group_and_the_guard_lives(home: Home) -> None:
+    guarded = Guarded(home)
+    session = guarded.job("sh", b"kill -TERM 0; :")
+    assert session.process.wait(DEADLINE) == -signal.SIGTERM
+    assert guarded.guard.process.poll() is None
+
+
+def test_a_start_up_file_that_changes_ifs_does_not_hide_the_guard(home: Home) -> None:
+    guarded = Guarded(home)
+    (home.path / ".bashrc").write_text("IFS=0123456789-\n")
+    guarded.job("bash", b"sleep 1000; :")
+
+
+def test_without_sshs_variable_there_is_no_guard(home: Home) -> None:
+    assert home.session("sh", GUARD.encode()).result() == (1, b"", b"")
+
+
 # --- the job's own standard input ----------------------------------------------------------------------------
 
 
@@ -659,8 +796,9 @@ STREAMS = [b"", b"x", b"clstr-begun", b"two\nlines of start-up\n", MARKER[:-1], 
 
 @pytest.mark.parametrize("before", STREAMS)
 @pytest.mark.parametrize("after", [b"", b"out", MARKER])
-def test_the_marker_is_found_however_the_stream_is_cut(before: bytes, after: bytes) -> None:
-    stream = before + MARKER + after
+@pytest.mark.parametrize("leader", [b"", b"4194304"])
+def test_the_marker_is_found_however_the_stream_is_cut(before: bytes, after: bytes, leader: bytes) -> None:
+    stream = before + MARKER[:-1] + (b" " + leader if leader else b"") + b"\n" + after
     for size in range(1, len(stream) + 1):
         marker, heard, rest, begun = Marker(), b"", b"", False
         for start in range(0, len(stream), size):
@@ -670,7 +808,7 @@ def test_the_marker_is_found_however_the_stream_is_cut(before: bytes, after: byt
             else:
                 said, begun, rest = marker.feed(piece)
                 heard += said
-        assert (heard, begun, rest) == (before, True, after), size
+        assert (heard, begun, rest, marker.leader) == (before, True, after, leader), size
 
 
 def test_all_but_a_possible_beginning_of_the_marker_is_passed_on() -> None:
