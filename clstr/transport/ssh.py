@@ -160,6 +160,11 @@ class SshConnection:
             self._on_lost("closed by the node right after authentication")
         return link
 
+    @property
+    def _why_gone(self) -> str:
+        known = self.lost.done() and not self.lost.cancelled()
+        return self.lost.result() if known else "the connection is gone"
+
     def _on_lost(self, why: str) -> None:
         # One connection's loss is the node's: its other connections run to the same machine.
         if not self.lost.done():
@@ -176,7 +181,7 @@ class SshConnection:
         """A session on the first connection with room, or on a further one. Raises NoChannel."""
         while True:
             if self.lost.done() or self._closed:
-                raise NoChannel("the connection is gone")
+                raise NoChannel(self._why_gone)
             self._freed.clear()
             link = next((link for link in self._links if link.has_room), None)
             if link is None:
@@ -228,7 +233,7 @@ class SshConnection:
                 return await ask(link)
             except _Refused as refused:
                 if await link.is_gone() and not link.dropped:
-                    raise NoChannel("the connection is gone") from None
+                    raise NoChannel(self._why_gone) from None
                 if not link.proved or pause is None or link.dropped:
                     link.limit = link.sessions
                     raise refused from None

@@ -46,10 +46,11 @@ class Fair:
     shown: float = 0.0
     up: float = 0.0
 
-    def run(self, *flags: str) -> Process:
+    def run(self, *flags: str, lost: int = 1) -> Process:
+        """``lost``: how many of its first jobs the bad node may take from the others."""
         self.began = time.monotonic()
         job = f"echo up; until [ -e {self.go} ]; do sleep 0.1; done; echo done"
-        jobs = [word for _ in range(SESSIONS + 1) for word in ("-j", job)]
+        jobs = [word for _ in range(SESSIONS + lost) for word in ("-j", job)]
         nodes = ["n1 slots=2", "n2 slots=2", "bad"]
         files = self.cluster.directory / "nodes.txt"
         files.write_text("\n".join(nodes) + "\n")
@@ -259,7 +260,7 @@ def test_sessions_refused_for_good_after_some_end_in_an_eviction(fair: Fair, sta
     counter = mean.Counter()
     port = stage.ssh(lambda: MeanServer(lambda number: number <= 2 and mean.Obeys(), counter))
     add_node(fair.cluster, "bad", mean.ADDRESS, port)
-    run = fair.run(*(["-j", "echo more"] * 6))
+    run = fair.run(*(["-j", "echo more"] * 6), lost=2)
     why = evicted(run)
     assert "the node refuses to open a session" in why
     fair.end("refused for good after 2", run, why)
