@@ -3,8 +3,8 @@
 Theory of operation. The event loop appends to a list and goes on; a thread takes all that is there at once
 and writes it with blocking ``write(2)``. A descriptor is never made non-blocking: a terminal or a pipe is
 shared with other programs, which would then fail with EAGAIN. The loop wakes the thread only when it sleeps,
-and the thread rests a moment after a small write, so thousands of small lines a second cost a few hundred
-wake-ups, not thousands; the first line after a silence is written at once.
+and the thread rests a moment after a small write, so thousands of small lines a second cost a hundred
+wake-ups, not thousands; the first line after a silence is written at once, and at the end it rests no more.
 
 Rules:
 - More than LIMIT bytes unwritten: senders are held, and released when half of that is left.
@@ -28,7 +28,6 @@ import os
 import select
 import stat
 import threading
-import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -37,7 +36,7 @@ LIMIT = 1 << 20
 
 _PORTION = 256 << 10  # bytes a write call: small enough that senders are released in good time
 _SMALL = 64 << 10  # a batch below this is followed by a rest
-_REST = 0.002  # seconds; bounds wake-ups to 500 a second and a line's delay to this
+_REST = 0.01  # seconds; bounds wake-ups to 100 a second and a line's delay to this
 _REST_TERMINAL = 0.02  # with a status line, each batch is a redraw too, and eyes are slower than pipes
 # The rows below too: those that a narrower terminal has made of one line. Not from the first column: in the first row
 # tmux would take that for a clear of the whole screen, and keep the status line in its history.
@@ -72,6 +71,7 @@ class Writer:
         self._wake.acquire()
         self._thread: threading.Thread | None = None
         self._asleep = False
+        self._hurry = threading.Event()  # set when somebody waits for all to be written
         self._closing = False
         self._pending: list[bytes] = []
         self._unwritten = 0
@@ -158,6 +158,7 @@ class Writer:
                 self._loop.call_soon(self._resolve, [waiter])
             else:
                 self._waiters.append(waiter)
+                self._hurry.set()
                 self._rouse()
         await waiter
 
@@ -171,6 +172,7 @@ class Writer:
         """End the thread once it has written what there is; for those who outlive their console."""
         with self._lock:
             self._closing = True
+            self._hurry.set()
             if self._thread is not None:
                 self._rouse()
 
@@ -251,6 +253,7 @@ class Writer:
                         return None
                     self._asleep = True
             if waiters:
+                self._hurry.clear()
                 try:
                     self._settle()
                 except OSError:
@@ -285,7 +288,7 @@ class Writer:
             if release:
                 self._tell(self._release)
         if len(data) < _SMALL:
-            time.sleep(_REST_TERMINAL if self._drawn else _REST)
+            self._hurry.wait(_REST_TERMINAL if self._drawn else _REST)
 
     def _write(self, portion: memoryview) -> int:
         while True:

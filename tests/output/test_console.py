@@ -6,6 +6,7 @@ import asyncio
 import errno
 import fcntl
 import os
+import select
 import threading
 import time
 import tracemalloc
@@ -16,6 +17,7 @@ import pytest
 from readers import Calls, Reader, Tap, console, end_threads, until
 
 from clstr.model import Attempt, BadInput, Job, Node, Sink, Slot
+from clstr.output import writer
 from clstr.output.console import Console, open_files
 from clstr.output.lines import LONGEST
 from clstr.output.merge import Merge
@@ -384,6 +386,27 @@ def test_an_error_that_the_loop_has_not_heard_of_yet_is_known_after_drained() ->
 
     asyncio.run(run())
     os.close(full)
+
+
+def test_the_end_does_not_wait_for_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_REST", 100_000.0)
+    out, fd = os.pipe()
+
+    async def run() -> None:
+        printer = Writer(fd, asyncio.get_running_loop(), lambda error: None)
+        for line in (b"first\n", b"second\n"):  # the one ends a rest that has begun, the other the next
+            printer.write(run, line)
+            async with asyncio.timeout(60):
+                await printer.drained()
+            assert os.read(out, 100) == line
+        printer.write(run, b"third\n")
+        printer.close()
+
+    asyncio.run(run())
+    assert select.select([out], [], [], 60)[0]
+    assert os.read(out, 100) == b"third\n"
+    os.close(out)
+    os.close(fd)
 
 
 def test_a_drain_that_waits_for_a_stuck_reader_ends_by_abort() -> None:
