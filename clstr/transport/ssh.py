@@ -364,6 +364,18 @@ class _Refused(Exception):
     """The node refused a session."""
 
 
+IGNORE = 2
+"""SSH_MSG_IGNORE (RFC 4253, section 12)."""
+
+
+def _send_unless_ignored(send: Callable[..., None], kind: int, *parts: bytes, **more: Any) -> None:
+    """Send a packet. asyncssh sends a meaningless one before each, as CBC ciphers need (RFC 4251, section 9.3.1): under
+    others that only doubles what a short job costs.
+    """
+    if kind != IGNORE:
+        send(kind, *parts, **more)
+
+
 class _Link:
     """One SSH connection, and how many sessions it carries."""
 
@@ -381,6 +393,8 @@ class _Link:
         # have whole inputs kept here.
         for name, jammed in (("pause_writing", True), ("resume_writing", False)):
             setattr(connection, name, functools.partial(self._set_jammed, jammed))
+        if "cbc" not in connection.get_extra_info("send_cipher", "cbc"):
+            setattr(connection, "send_packet", functools.partial(_send_unless_ignored, connection.send_packet))  # noqa: B010
         self.guard = Guard(connection)
         self.aborted = False  # because another of the node's connections is lost
         self._client = client

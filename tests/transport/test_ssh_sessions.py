@@ -17,11 +17,19 @@ from clstr.transport.words import LONGEST, last_line
 class Link:
     """An SSH connection whose sessions are opened and never heard of."""
 
-    def __init__(self) -> None:
+    def __init__(self, cipher: str = "aes128-gcm@openssh.com") -> None:
         self.sessions: list[Any] = []
+        self.packets: list[int] = []
+        self.cipher = cipher
 
     def is_closed(self) -> bool:
         return False
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return {"send_cipher": self.cipher}.get(name, default)
+
+    def send_packet(self, kind: int, *parts: bytes) -> None:
+        self.packets.append(kind)
 
     async def create_session(self, factory: Callable[[], Any], *_: object, **__: object) -> None:
         self.sessions.append(factory())
@@ -68,6 +76,25 @@ def test_a_session_that_ends_while_a_further_connection_fails_is_taken() -> None
         async with asyncio.timeout(10):
             await waiting
         connection.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("cipher", "sent"),
+    [("aes128-gcm@openssh.com", [94]), ("chacha20-poly1305@openssh.com", [94]), ("aes128-cbc", [2, 94])],
+)
+def test_only_before_packets_in_cbc_goes_one_that_means_nothing(cipher: str, sent: list[int]) -> None:
+    async def scenario() -> None:
+        link = Link(cipher)
+
+        async def dial() -> tuple[Any, Any]:
+            return link, Client()
+
+        await ssh.SshConnection(dial, True).open_link()
+        link.send_packet(2, b"")
+        link.send_packet(94, b"data")
+        assert link.packets == sent
 
     asyncio.run(scenario())
 
