@@ -20,10 +20,10 @@ Rules:
 - A connection with several jobs has a guard, a session of its own (``guard``), and a job that is told of it starts no
   watcher, whose two forks cost more than all else that the wrapper does. The guard's input is the leash then: at its
   end, or at a word of the client, it does for the first processes of the connection's sessions what a watcher does. It
-  knows them by the wrapper in their command line and by SSH_CONNECTION in the environment that sshd gave them. So a
-  job that may replace its shell (by ``exec``, or unseen: in a file or text that it reads) has a watcher all the same.
-  So has a job that finds the guard dead, or sshd: as long as sshd lives the guard has not looked round yet, and will
-  find who came so far.
+  knows them by their parent, by the wrapper in their command line and by SSH_CONNECTION in the environment that sshd
+  gave them. So a job that may replace its shell (by ``exec``, or unseen: in a file or text that it reads) has a
+  watcher all the same. So has a job that finds the guard dead, or sshd: as long as sshd lives the guard has not looked
+  round yet, and will find who came so far.
 - A job's own standard input comes behind it, as many bytes as its header says, and is spooled to a temporary file,
   which is unlinked before the job starts: the leash stays what it is. A node that cannot hold it (a full disk) runs
   ``exit 1`` for the job, behind the reason; nothing is left there when the input ends early.
@@ -128,17 +128,25 @@ _FETCH = (
 
 
 # The guard, for /bin/sh. The first processes of this connection's sessions: each leads a session of its own, has the
-# wrapper in its command line (the pattern is not the word that it finds) and sshd's variable in its environment.
+# guard's parent, which is sshd or who inherits from it, the wrapper in its command line (the pattern is not the word
+# that it finds) and sshd's variable in its environment. The guard's own parent is read behind the other's.
 _FIRST_ONES = (
     "all() { for dir in /proc/[0-9]*; do read -r line <$dir/stat || continue; "
     "set -- ${dir#/proc/} ${line##*) }; "  # pid, then state, parent, group, session
-    "test $1 = $5 || continue; grep -q clst[r]_j $dir/cmdline || continue; "
-    'ours $dir && echo $1; done; }; '
+    "test $1 = $5 && test -O $dir || continue; "
+    "test $3 = $PPID || { parent=$3; read -r line </proc/$$/stat; set -- $1 ${line##*) }; test $parent = $3; } || "
+    "continue; "
+    "grep -q clst[r]_j $dir/cmdline && ours $dir && echo $1; done; }; "
 )
+# There is none where it could not tell them from others (sshd knows no address of its client and so has one name for
+# all connections), or might not know them: behind a forced command, and where a session does not begin with what was
+# asked for.
 _GUARD = (
     f"{_DEAF}; exec 2>/dev/null; "
     'ours() { tr "\\000" "\\012" <$1/environ | grep -Fqx "SSH_CONNECTION=$SSH_CONNECTION"; }; '
-    'test "$SSH_CONNECTION" && ours /proc/$$ || exit 1; '
+    'case "$SSH_CONNECTION" in ""|UNKNOWN*) exit 1; esac; test -z "$SSH_ORIGINAL_COMMAND" || exit 1; '
+    "read -r line </proc/$$/stat; set -- ${line##*) }; "  # state, parent, group, session
+    'test "$4" = $$ && test -O /proc/$$ && ours /proc/$$ || exit 1; '
     f"{_FIRST_ONES}"
     f"end() {{ ( set -- $1; kill -0 $1 || exit 0; {_TERMINATE} ) & }}; "
     'new() { for pid in $(all); do case " $seen " in *" $pid "*) continue;; esac; '

@@ -598,8 +598,52 @@ def test_a_start_up_file_that_changes_ifs_does_not_hide_the_guard(home: Home) ->
     guarded.job("bash", b"sleep 1000; :")
 
 
-def test_without_sshs_variable_there_is_no_guard(home: Home) -> None:
-    assert home.session("sh", GUARD.encode()).result() == (1, b"", b"")
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        # All connections that come over no TCP have this one name (packet.c: ssh_remote_ipaddr).
+        {"SSH_CONNECTION": "UNKNOWN 65535 UNKNOWN 65535"},
+        # A forced command may run the wrapper from its own shell, whose command line has none of it.
+        {"SSH_CONNECTION": "192.0.2.1 50000 192.0.2.2 22", "SSH_ORIGINAL_COMMAND": GUARD},
+    ],
+    ids=["no name", "everybody's name", "a forced command"],
+)
+def test_where_its_jobs_could_not_be_known_there_is_no_guard(environment: dict[str, str], home: Home) -> None:
+    session = home.session("sh", GUARD.encode(), **environment)
+    session.let_go()
+    assert session.result() == (1, b"", b"")
+
+
+def test_where_sessions_do_not_begin_with_what_they_were_asked_for_there_is_no_guard(home: Home) -> None:
+    around = b"/bin/sh -c '" + GUARD.encode().replace(b"'", rb"'\''") + b"'; exit $?"
+    session = home.session("sh", around, SSH_CONNECTION="192.0.2.1 50000 192.0.2.2 22")
+    session.let_go()
+    assert session.result() == (1, b"", b"")
+
+
+def test_the_guard_leaves_alone_the_jobs_of_a_clstr_that_one_of_its_jobs_has_left(home: Home) -> None:
+    """A job of the node ``:`` is a first process too, in the same environment, but nobody's whose parent is sshd."""
+    guarded = Guarded(home)
+    (home.path / "wrapper").write_bytes(WRAPPER)
+    (home.path / "job").write_bytes(arm(Command(b"echo $$; sleep 1000; :")))
+    (home.path / "clstr").write_text('echo $$; { cat job; sleep 1000; } | setsid sh -c "$(cat wrapper)"')
+    session = guarded.job("sh", b"setsid sh clstr & until test -e up; do sleep 0.01; done")
+    clstr = int(session.read(b"\n"))
+    session.read(MARKER)
+    leader = int(session.read(b"\n"))
+    (home.path / "up").touch()
+    assert session.process.wait(DEADLINE) == 0
+    other = guarded.job("sh", b"sleep 1000; :")
+    try:
+        guarded.guard.let_go()
+        assert other.process.wait(DEADLINE) == -signal.SIGTERM
+        guarded.guard.process.wait(DEADLINE)
+        os.kill(leader, 0)
+    finally:
+        for pid in (clstr, leader):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
 
 
 # --- the job's own standard input ----------------------------------------------------------------------------
