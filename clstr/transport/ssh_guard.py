@@ -16,7 +16,13 @@ import asyncssh
 from clstr.transport import leash
 
 _TRIES = 3
-"""Sessions for the guard of one connection at most."""
+"""Sessions for the guard of one connection in a row, but for one more whenever a job is to be terminated."""
+
+_PAUSE = 0.5
+"""Seconds before a refused session is asked for again, where a job is to be terminated."""
+
+_LONG = 60.0
+"""Seconds after which the end of a guard is not one of a row."""
 
 _HEARD = 64 * 1024
 """Bytes before the guard's word after which there is none: start-up files print less."""
@@ -59,7 +65,12 @@ class Guard:
             await self._connection.create_session(lambda: session, leash.GUARD, encoding=None)
         # No room: perhaps later. But asyncssh hands on whatever a hostile reply sets off in it.
         except Exception:
+            if self._session is not session:  # but the successor of one that had said its word
+                return
             self._session = None
+            if self._doomed:
+                await asyncio.sleep(_PAUSE)
+                self.open()
 
     def terminate(self, leader: bytes) -> None:
         """End the job with this first process."""
@@ -67,6 +78,7 @@ class Guard:
             self._session.tell(leader)
         else:
             self._doomed.append(leader)
+            self._tries = max(self._tries, 1)
             self.open()
 
     def _ready(self) -> None:
@@ -76,9 +88,11 @@ class Guard:
 
     def _ended(self) -> None:
         """A guard that had said its word was killed; one that had not cannot do its work there."""
-        if not self.number:
+        session, self._session = self._session, None
+        if session is None or not session.number:
             self._tries = 0
-        self._session = None
+        elif session.lived() >= _LONG:
+            self._tries = _TRIES
         self.open()
 
 
@@ -91,6 +105,12 @@ class _Session(asyncssh.SSHClientSession[bytes]):
         self._on_end = on_end
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._heard = b""
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+
+    def lived(self) -> float:
+        """For how many seconds."""
+        return self._loop.time() - self._since
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
         self._channel = chan

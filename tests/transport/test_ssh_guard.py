@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import asyncssh
+import pytest
 
+from clstr.transport import ssh_guard
 from clstr.transport.ssh_guard import Guard
 
 
@@ -42,6 +44,7 @@ class Connection:
         self.sessions: list[Session] = []
         self.asked = 0
         self.refuses = False
+        self.cut_off = False  # it ends, behind its word, before it is granted
 
     def is_closed(self) -> bool:
         return False
@@ -51,7 +54,14 @@ class Connection:
         await asyncio.sleep(0)
         if self.refuses:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "open failed")
-        self.sessions.append(Session(factory()))
+        session = Session(factory())
+        if self.cut_off:
+            self.cut_off = False
+            session.says_its_word(17)
+            session.ends()
+            await asyncio.sleep(0)
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "closed")
+        self.sessions.append(session)
 
 
 def play(scenario: Callable[[Connection, Guard], Awaitable[None]]) -> None:
@@ -112,6 +122,69 @@ def test_one_that_was_killed_has_a_successor_but_not_without_end() -> None:
         assert guard.number == b""
         assert not guard.takes_place
         assert connection.asked == 3
+
+    play(scenario)
+
+
+def test_one_that_lived_long_is_no_sign_that_the_next_one_will_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_guard, "_LONG", 0.0)
+
+    async def scenario(connection: Connection, guard: Guard) -> None:
+        guard.open()
+        for number in range(20):
+            await turns()
+            connection.sessions[number].says_its_word(17 + number)
+            assert guard.number == b"%d" % (17 + number)
+            connection.sessions[number].ends()
+
+    play(scenario)
+
+
+def test_one_more_is_asked_for_whenever_somebody_is_to_be_terminated() -> None:
+    async def scenario(connection: Connection, guard: Guard) -> None:
+        guard.open()
+        while guard.takes_place:
+            await turns()
+            connection.sessions[-1].says_its_word(17)
+            connection.sessions[-1].ends()
+        for leader in (b"4", b"5"):
+            guard.terminate(leader)
+            await turns()
+            connection.sessions[-1].says_its_word(18)
+            assert connection.sessions[-1].heard == leader + b"\n"
+            connection.sessions[-1].ends()
+            assert not guard.takes_place
+
+    play(scenario)
+
+
+def test_one_that_is_refused_is_asked_for_again_while_somebody_is_to_be_terminated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ssh_guard, "_PAUSE", 0.0)
+
+    async def scenario(connection: Connection, guard: Guard) -> None:
+        connection.refuses = True
+        guard.terminate(b"4")
+        await turns()
+        connection.refuses = False
+        await turns()
+        connection.sessions[-1].says_its_word(17)
+        assert connection.sessions[-1].heard == b"4\n"
+
+    play(scenario)
+
+
+def test_one_that_is_killed_before_its_session_is_granted_leaves_its_successor_alone() -> None:
+    async def scenario(connection: Connection, guard: Guard) -> None:
+        connection.cut_off = True
+        guard.open()
+        await turns()
+        connection.cut_off = False
+        assert len(connection.sessions) == 1
+        await turns()
+        connection.sessions[-1].says_its_word(18)
+        assert guard.number == b"18"
 
     play(scenario)
 
