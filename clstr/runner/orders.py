@@ -123,7 +123,7 @@ class _Line:
     at_work: set[int] = field(default_factory=set)  # the slots with a task of their own
     copies: dict[Attempt, Copying] = field(default_factory=dict)
     turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))  # of copies
-    spares: deque[asyncio.Task[Any]] = field(default_factory=deque)
+    spares: list[asyncio.Task[Any]] = field(default_factory=list)  # no more than slots
     proved: bool = False  # a job has begun on it
     broken: str | None = None  # why it must be given up, once nothing runs there
     ours: asyncio.Task[bool] | None = None  # whether its loss is this machine's fault
@@ -596,7 +596,7 @@ class Runner:
         """Run the attempt in a session opened ahead, or in a new one when that turns out to be dead."""
         command = self._command(run.attempt, source)
         while line.spares:
-            run.channel, spare = None, line.spares.popleft()
+            run.channel, spare = None, line.spares.pop(0)
             try:
                 run.channel = await spare
             except NoChannel:

@@ -408,7 +408,7 @@ class _Link:
     def _set_jammed(self, jammed: bool) -> None:
         self.jammed = jammed
         for channel in self.feeding:
-            channel.moved.set()
+            channel.take_note()
 
     async def is_gone(self) -> bool:
         """Is that why it refused? While asyncssh closes a connection, that only refuses for a turn of the loop."""
@@ -460,8 +460,7 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
         self._paused = False
         self._has_input = False
         self._full = False  # asyncssh asks to write no more for now
-        self.moved = asyncio.Event()
-        """There may be room for more of what is written."""
+        self._moved: asyncio.Event | None = None  # there may be room for more of the input; only where there is one
 
     @classmethod
     async def open(cls, link: _Link, with_leash: bool) -> SshChannel:
@@ -542,6 +541,7 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
         """Write the job's input, no faster than it is taken."""
         if self._channel is None:
             return
+        self._moved = asyncio.Event()
         self._link.feeding.add(self)
         offset = 0
         try:
@@ -564,17 +564,23 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
 
     async def _may_write(self) -> None:
         """Wait until there is room. Raises TimeoutError, but for a job that has begun: it reads when it likes."""
+        assert self._moved is not None
         while self._full or self._link.jammed:
-            self.moved.clear()
+            self._moved.clear()
             async with contextlib.nullcontext() if self._begun else within(ANSWER):
-                await self.moved.wait()
+                await self._moved.wait()
 
     def pause_writing(self) -> None:
         self._full = True
 
     def resume_writing(self) -> None:
         self._full = False
-        self.moved.set()
+        self.take_note()
+
+    def take_note(self) -> None:
+        """There may be room for more of the input."""
+        if self._moved is not None:
+            self._moved.set()
 
     def _no_word(self) -> None:
         self._give_up(

@@ -23,6 +23,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -332,10 +333,11 @@ def _at_line(found: re.Match[str], cure: str = "correct the line, or drop it") -
 
 
 def _parse(stdout: str) -> Answer:
+    """An answer is kept for each host with a block of its own, and most of its words are those of the others."""
     answer: Answer = {}
     for line in stdout.splitlines():
         keyword, _, value = line.partition(" ")
-        answer.setdefault(SAME_KEYWORD.get(keyword, keyword), []).append(value)
+        answer.setdefault(sys.intern(SAME_KEYWORD.get(keyword, keyword)), []).append(sys.intern(value))
     return answer
 
 

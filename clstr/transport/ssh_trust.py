@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import functools
 import hmac
 import os
 import shlex
@@ -150,8 +151,7 @@ class Trust:
         if preferred is not None:
             return [name for name in preferred if "-cert-" not in name or found.authorities]
         known = [name.decode() for key in (*found.keys, *found.portless) for name in key.sig_algorithms]
-        others = [name.decode() for name in get_default_public_key_algs()]
-        return list(dict.fromkeys([*certificates, *known, *others]))
+        return list(dict.fromkeys([*certificates, *known, *_public_key_algorithms()]))
 
     def refusal(self, key: asyncssh.SSHKey) -> CannotConnect | None:
         """Why this key, which is not on record for the host, is refused; None if it is taken."""
@@ -222,6 +222,12 @@ class Trust:
             return f"the host key of {self.name} cannot be recorded in {file}: {error.strerror}"
         self.known_hosts.add(self.files, line)
         return None
+
+
+@functools.cache
+def _public_key_algorithms() -> tuple[str, ...]:
+    """The same words for all hosts: thousands of connections keep them."""
+    return tuple(name.decode() for name in get_default_public_key_algs())
 
 
 def _hashed(name: str) -> str:

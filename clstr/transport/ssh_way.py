@@ -47,8 +47,12 @@ class Line(socket.socket):
     there is nothing to send with which that could go, and alone it may wait 40 ms (RFC 1122, section 4.2.3.2).
     """
 
-    first: bytes = b""
-    reads = 0
+    __slots__ = ("first", "reads")
+
+    def __init__(self, *arguments: int, **named: int) -> None:
+        super().__init__(*arguments, **named)
+        self.first = b""
+        self.reads = 0
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         data = super().recv(size, flags)
@@ -75,8 +79,8 @@ class Line(socket.socket):
 class Gathered(asyncio.Transport):
     """A transport that sends once, at the end of a turn of the loop, what was written in it.
 
-    asyncssh writes each packet by itself, and before it an empty one; a system call for each would be the largest part
-    of what a short job costs. Nothing is sent later for it than the other callbacks of its turn.
+    asyncssh writes each packet by itself; a system call for each would be the largest part of what a short job costs.
+    Nothing is sent later for it than the other callbacks of its turn.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:

@@ -48,11 +48,13 @@ def test_what_is_heard_is_acknowledged_though_nothing_is_sent(pair: tuple[Line, 
 
 
 @on_linux
-def test_a_connection_that_is_at_work_pays_nothing_for_it(pair: tuple[Line, socket.socket]) -> None:
+def test_a_connection_that_is_at_work_pays_nothing_for_it(
+    pair: tuple[Line, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
     line, server = pair
     line.reads = PROMPT_READS
     asked: list[None] = []
-    line._acknowledge = lambda: asked.append(None)  # type: ignore[method-assign]
+    monkeypatch.setattr(Line, "_acknowledge", lambda line: asked.append(None))
     hear(line, server)
     assert not asked
 
