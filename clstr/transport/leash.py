@@ -140,20 +140,24 @@ _FIRST_ONES = (
 )
 # There is none where it could not tell them from others (sshd knows no address of its client and so has one name for
 # all connections), or might not know them: behind a forced command, and where a session does not begin with what was
-# asked for.
+# asked for. Nor is there one where all jobs have watchers: under a csh and fish.
+# Whom it was told to terminate is not asked a second time at the end of its input; a little later the number may be
+# another's.
 _GUARD = (
     f"{_DEAF}; exec 2>/dev/null; "
     'ours() { tr "\\000" "\\012" <$1/environ | grep -Fqx "SSH_CONNECTION=$SSH_CONNECTION"; }; '
-    'case "$SSH_CONNECTION" in ""|UNKNOWN*) exit 1; esac; test -z "$SSH_ORIGINAL_COMMAND" || exit 1; '
+    'case "$SSH_CONNECTION" in ""|UNKNOWN*) exit 1; esac; case "$SHELL" in *csh|*/fish) exit 1; esac; '
+    'test -z "$SSH_ORIGINAL_COMMAND" || exit 1; '
     "read -r line </proc/$$/stat; set -- ${line##*) }; "  # state, parent, group, session
     'test "$4" = $$ && test -O /proc/$$ && ours /proc/$$ || exit 1; '
     f"{_FIRST_ONES}"
     f"end() {{ ( set -- $1; kill -0 $1 || exit 0; {_TERMINATE} ) & }}; "
     'new() { for pid in $(all); do case " $seen " in *" $pid "*) continue;; esac; '
     'seen="$seen $pid"; end $pid; done; }; '
+    'age() { read -r up line </proc/uptime; up=${up%.*}; test $((up - told)) -le 9 || seen=; }; seen=; told=0; '
     f'echo "{_GUARDS[0]}""{_GUARDS[1]} $$"; exec >/dev/null; '
-    'while read -r pid || test $? -gt 128; do test -z "$pid" || end $pid; done; '
-    f'seen=; new; test "$seen" || exit 0; for pause in {_PAUSES}; do sleep $pause || sleep 1; new; done; wait'
+    'while read -r pid || test $? -gt 128; do test -z "$pid" || { age; told=$up; seen="$seen $pid"; end $pid; }; done; '
+    f'age; new; test "$seen" || exit 0; for pause in {_PAUSES}; do sleep $pause || sleep 1; new; done; wait'
 )
 
 

@@ -569,6 +569,20 @@ def test_the_end_of_the_guards_input_terminates_all_jobs_of_its_connection(shell
     assert stranger.process.poll() is None
 
 
+def test_a_job_that_is_being_terminated_hears_nothing_more_at_the_end_of_the_guards_input(home: Home) -> None:
+    guarded = Guarded(home)
+    cleans_up = b"trap 'echo TERM' TERM; echo ready; until test -e up; do sleep 0.01; done; echo clean"
+    job = guarded.job("sh", cleans_up)
+    job.read(b"ready\n")
+    guarded.guard.say(terminate(b"%d" % job.pid))
+    job.read(b"TERM\n")
+    other = guarded.job("sh", b"sleep 1000; :")
+    guarded.guard.let_go()
+    assert other.process.wait(DEADLINE) == -signal.SIGTERM
+    (home.path / "up").touch()
+    assert job.result()[:2] == (0, b"clean\n")
+
+
 def test_the_guard_leaves_alone_what_jobs_that_ended_by_themselves_have_left(home: Home) -> None:
     guarded = Guarded(home)
     started = b"sh -c 'sleep 1000 >/dev/null 2>&1 & echo $!'; setsid sh -c 'echo $$; sleep 1000 >/dev/null; :' 2>&1 &"
@@ -604,12 +618,17 @@ def test_a_start_up_file_that_changes_ifs_does_not_hide_the_guard(home: Home) ->
         {},
         # All connections that come over no TCP have this one name (packet.c: ssh_remote_ipaddr).
         {"SSH_CONNECTION": "UNKNOWN 65535 UNKNOWN 65535"},
+        # Its jobs have watchers, whatever they are told.
+        {"SSH_CONNECTION": "192.0.2.1 50000 192.0.2.2 22", "SHELL": "/bin/tcsh"},
+        {"SSH_CONNECTION": "192.0.2.1 50000 192.0.2.2 22", "SHELL": "/usr/bin/fish"},
         # A forced command may run the wrapper from its own shell, whose command line has none of it.
         {"SSH_CONNECTION": "192.0.2.1 50000 192.0.2.2 22", "SSH_ORIGINAL_COMMAND": GUARD},
     ],
-    ids=["no name", "everybody's name", "a forced command"],
+    ids=["no name", "everybody's name", "csh", "fish", "a forced command"],
 )
-def test_where_its_jobs_could_not_be_known_there_is_no_guard(environment: dict[str, str], home: Home) -> None:
+def test_where_it_could_not_know_its_jobs_or_has_none_there_is_no_guard(
+    environment: dict[str, str], home: Home
+) -> None:
     session = home.session("sh", GUARD.encode(), **environment)
     session.let_go()
     assert session.result() == (1, b"", b"")
