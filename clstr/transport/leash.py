@@ -24,6 +24,8 @@ Rules:
   gave them. So a job that may replace its shell (by ``exec``, or unseen: in a file or text that it reads) has a
   watcher all the same. So has a job that finds the guard dead, or sshd: as long as sshd lives the guard has not looked
   round yet, and will find who came so far.
+  What nobody can see is a function or alias of the start-up files that replaces the shell: such a job can still be
+  terminated by a word of the client, but is not found at the end of the guard's input.
 - A job's own standard input comes behind it, as many bytes as its header says, and is spooled to a temporary file,
   which is unlinked before the job starts: the leash stays what it is. A node that cannot hold it (a full disk) runs
   ``exit 1`` for the job, behind the reason; nothing is left there when the input ends early.

@@ -1,8 +1,9 @@
 """The guard of an SSH connection: one session that watches over the jobs of all the others (see ``leash``).
 
 It is opened beside the jobs, once a node is to run several; until it has said its word, and where it cannot be had (no
-``/proc``, no room for a session), each job has a watcher of its own. A guard that was killed is opened anew: it knows
-the jobs of its connection by what they are, not by what it was told, so the new one guards those of the old.
+``/proc``, a forced command, no room for a session), each job has a watcher of its own. A guard that was killed is
+opened anew: it knows the jobs of its connection by what they are, not by what it was told, so the new one guards those
+of the old.
 """
 
 from __future__ import annotations
