@@ -1,6 +1,6 @@
 """clstr beside its peers: time, client CPU and memory of the same work on the same nodes. What it saw, no claims.
 
-    python tests/bench/peers.py [--quick] [--only a,b,...] [--rounds N]
+    python tests/bench/peers.py [--quick] [--only a,b,...] [--most N] [--rounds N]
                                 [--first PROGRAM] [--ansible PROGRAM] [--library PYTHON]
 
 It starts sshd on loopback addresses (OpenSSH's server is needed) and stops it; installs nothing; compares the tools
@@ -198,6 +198,11 @@ class Bench:
     tools: Sequence[Tool]
     rounds: int
     quick: bool
+    most: int | None = None
+
+    def counts(self, *sizes: tuple[int, int]) -> list[int]:
+        """How many jobs or nodes, in turn."""
+        return [count for count in (self.size(*size) for size in sizes) if self.most is None or count <= self.most]
 
     def size(self, full: int, quick: int) -> int:
         """How much of something."""
@@ -255,14 +260,14 @@ class Bench:
 def jobs(bench: Bench) -> None:
     """a and c: trivial jobs."""
     with bench.place(10) as place:
-        for count in (bench.size(300, 20), bench.size(3000, 60)):
+        for count in bench.counts((300, 20), (3000, 60)):
             costs = bench.run_jobs(place, count)
             comparison(f"a, c: {count} jobs on 10 nodes with one slot each", costs, "job", count)
 
 
 def nodes(bench: Bench) -> None:
     """b and c: once on every node."""
-    for count in (bench.size(250, 5), bench.size(1000, 20)):
+    for count in bench.counts((250, 5), (1000, 20)):
         with bench.place(count, many=True) as place:
 
             def check(output: int, count: int = count) -> None:
@@ -505,6 +510,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="little of everything, once: does it run?")
     parser.add_argument("--only", metavar="LETTERS", default=",".join(WORKLOADS), help="these workloads: a,b")
+    parser.add_argument("--most", type=int, metavar="N", help="no more jobs in a, and nodes in b, than N")
     parser.add_argument("--rounds", type=int, help="how often each tool runs (default 3)")
     parser.add_argument("--tools", metavar="NAMES", help="these tools only, by the names in the tables: clstr,pdsh")
     parser.add_argument("--first", metavar="PROGRAM", help="the first clstr")
@@ -522,7 +528,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     surroundings(there)
     with a_site() as site:
         tools = [tool for tool in every if tool.name in there]
-        bench = Bench(site, tools, flags.rounds or (1 if flags.quick else 3), flags.quick)
+        bench = Bench(site, tools, flags.rounds or (1 if flags.quick else 3), flags.quick, flags.most)
         for letter in dict.fromkeys(sorted(chosen)):
             WORKLOADS[letter](bench)
 
