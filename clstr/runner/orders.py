@@ -492,7 +492,9 @@ class Runner:
 
     def _start(self, attempt: Attempt) -> None:
         line, number = self._lines[attempt.slot.node], attempt.slot.number
-        line.runs[number] = Run(attempt, self._conditions, lambda run: self._begun(run, line))
+        run = line.runs[number] = Run(attempt, self._conditions, lambda run: self._begun(run, line))
+        if self.record_lost:
+            run.verdict = Stopped()  # ordered with the news that could not be written
         if number not in line.at_work:
             line.at_work.add(number)
             self._spawn(self._work(line, number))

@@ -762,7 +762,7 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
     def _let_go(self, channel: asyncssh.SSHClientChannel[bytes]) -> None:
         """Of the leash; a job that the guard watches over has none of its own."""
         channel.write_eof()
-        if self._leader:
+        if self._leader and self._ending is None:
             self._link.guard.terminate(self._leader)
 
     def _kill_hard(self) -> None:

@@ -25,6 +25,7 @@ from clstr.model import (
     Started,
 )
 from clstr.runner import orders
+from clstr.scheduler import Limits
 
 
 class Knows:
@@ -96,9 +97,11 @@ class FullDisk:
                 raise OSError(errno.ENOSPC, "No space left on device", "log")
 
 
-def test_a_record_that_cannot_be_written_drains_the_run() -> None:
+@pytest.mark.parametrize("read_ahead", [0, 64])
+def test_a_record_that_cannot_be_written_drains_the_run(read_ahead: int) -> None:
     async def scenario() -> None:
-        run = Play({"n1": 2}, ["a", "b", "c", "d", "e"], records=[FullDisk(1)])
+        limits = Limits(read_ahead=read_ahead)
+        run = Play({"n1": 2}, ["a", "b", "c", "d", "e"], records=[FullDisk(1)], limits=limits)
         run.begin()
         (await run.channel_of("a")).end(Exited(0))
         await run.channel_of("c")
