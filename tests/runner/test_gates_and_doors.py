@@ -85,23 +85,25 @@ def test_a_sink_that_cannot_be_had_fails_the_job_and_blames_nobody() -> None:
 
 
 class FullDisk:
-    """A record that can take so many ends of attempts."""
+    """A record that can take so many ends of attempts, or of jobs."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, of: type = Ended) -> None:
         self.room = room
+        self.of = of
 
     def saw(self, when: float, event: Fact | News) -> None:
-        if isinstance(event, Ended):
+        if isinstance(event, self.of):
             self.room -= 1
             if self.room < 0:
                 raise OSError(errno.ENOSPC, "No space left on device", "log")
 
 
 @pytest.mark.parametrize("read_ahead", [0, 64])
-def test_a_record_that_cannot_be_written_drains_the_run(read_ahead: int) -> None:
+@pytest.mark.parametrize("of", [Ended, Done])
+def test_a_record_that_cannot_be_written_drains_the_run(of: type, read_ahead: int) -> None:
     async def scenario() -> None:
         limits = Limits(read_ahead=read_ahead)
-        run = Play({"n1": 2}, ["a", "b", "c", "d", "e"], records=[FullDisk(1)], limits=limits)
+        run = Play({"n1": 2}, ["a", "b", "c", "d", "e"], records=[FullDisk(1, of)], limits=limits)
         run.begin()
         (await run.channel_of("a")).end(Exited(0))
         await run.channel_of("c")
