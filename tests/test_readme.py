@@ -22,7 +22,7 @@ STUDY = "".join(re.findall(r"^```\n(executable = .*?)^```", README, re.M | re.S)
 """The submit file that the commands speak of."""
 
 SET_UP = "python3 -m venv .venv && "
-OTHERS_FLAGS = {"--demo", "--quick", "--rounds", "--tools", "--first", "--ansible", "--library"}
+OTHERS_FLAGS = {"--demo", "--quick", "--most", "--rounds", "--tools", "--first", "--ansible", "--library"}
 """Flags in the README that are not clstr's: the practice cluster's and the benchmark's."""
 
 
