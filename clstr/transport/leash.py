@@ -17,8 +17,8 @@ Rules:
 - The watcher is nobody's child (a job that says ``wait`` must not wait for it), holds neither the job's stdout nor
   its stderr, ignores what a job may send to its own group, and blocks in the shell's ``read``: it and the login
   shell are the two processes that a job costs (a csh's subshell is the third).
-- A connection with several jobs has a guard, a session of its own (``guard``), and a job that is told of it starts no
-  watcher, whose two forks cost more than all else that the wrapper does. The guard's input is the leash then: at its
+- A connection with several jobs has a guard, a session of its own (``ssh_guard``), and a job that is told of it starts
+  no watcher, whose two forks cost more than all else that the wrapper does. The guard's input is the leash then: at its
   end, or at a word of the client, it does for the first processes of the connection's sessions what a watcher does. It
   knows them by their parent, by the wrapper in their command line and by SSH_CONNECTION in the environment that sshd
   gave them. So a job that may replace its shell (by ``exec``, or unseen: in a file or text that it reads) has a

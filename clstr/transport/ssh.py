@@ -450,7 +450,7 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
         self._early_size = 0
         self._begun = False
         self._handed_over = False
-        self._doomed = False  # to be killed
+        self._doomed = False  # to be terminated, also when it begins only now
         self._ending: Outcome | None = None
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[Outcome] = self._loop.create_future()
@@ -671,7 +671,7 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
         assert self._sink is not None
         self._sink.begun(self)
         if self._doomed:
-            self.kill()
+            self._tell_guard()
 
     def eof_received(self) -> bool:
         return True  # the leash stays armed until the exit status
@@ -752,17 +752,17 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
         channel = self._channel
         if channel is None or self._over.done():
             return
-        self._doomed = True
         if self._with_leash:
-            self._let_go(channel)
+            self._doomed = True
+            channel.write_eof()
+            self._tell_guard()
             return
         channel.send_signal("TERM")
         self._loop.call_later(KILL_GRACE, self._kill_hard)
 
-    def _let_go(self, channel: asyncssh.SSHClientChannel[bytes]) -> None:
-        """Of the leash; a job that the guard watches over has none of its own."""
-        channel.write_eof()
-        if self._leader and self._ending is None:
+    def _tell_guard(self) -> None:
+        """Have the job terminated, if it runs and the guard watches over it: its own input is no leash then."""
+        if self._leader and self._ending is None and not self._over.done():
             self._link.guard.terminate(self._leader)
 
     def _kill_hard(self) -> None:
@@ -772,8 +772,7 @@ class SshChannel(asyncssh.SSHClientSession[bytes]):
     def close(self) -> None:
         """Drop the session: its leash ends with it."""
         if self._channel is not None:
-            if self._leader and self._ending is None and not self._over.done():
-                self._link.guard.terminate(self._leader)
+            self._tell_guard()
             self._channel.abort()
         elif self._over.done():
             return

@@ -36,7 +36,7 @@ class Guard:
         self._connection = connection
         self._tries = _TRIES
         self._session: _Session | None = None
-        self._opening: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[None] | None = None  # kept, lest it be collected
         self._doomed: list[bytes] = []  # whom to terminate, as soon as somebody can
 
     @property
@@ -75,8 +75,9 @@ class Guard:
 
     def terminate(self, leader: bytes) -> None:
         """End the job with this first process."""
-        if self.number and self._session is not None:
-            self._session.tell(leader)
+        session = self._session
+        if session is not None and session.number:
+            session.tell(leader)
         else:
             self._doomed.append(leader)
             self._tries = max(self._tries, 1)

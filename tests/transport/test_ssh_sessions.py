@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import asyncssh
 import pytest
@@ -168,3 +168,41 @@ def test_a_proxy_command_that_cannot_be_killed_holds_up_nothing(monkeypatch: pyt
 )
 def test_of_what_another_says_a_message_holds_one_line(said: bytes | str, line: str) -> None:
     assert last_line(said) == line
+
+
+class Sink:
+    def begun(self, flow: object) -> None: ...
+    def stdout(self, data: bytes) -> None: ...
+    def stderr(self, data: bytes) -> None: ...
+    def finished(self) -> None: ...
+
+
+class Signalled:
+    """A session on the node: the signals that it was asked to deliver."""
+
+    def __init__(self) -> None:
+        self.signals: list[str] = []
+
+    def send_signal(self, name: str) -> None:
+        self.signals.append(name)
+
+    def write_eof(self) -> None: ...
+
+
+def test_a_kill_that_comes_before_a_job_without_leash_has_begun_is_one_signal() -> None:
+    async def scenario() -> None:
+        link, node = Link(), Signalled()
+
+        async def dial() -> tuple[Any, Any]:
+            return link, Client()
+
+        connection = ssh.SshConnection(dial, False)
+        await connection.open_link()
+        channel = await connection.channel()
+        channel._sink = Sink()
+        channel.connection_made(cast(Any, node))
+        channel.kill()
+        channel.session_started()
+        assert node.signals == ["TERM"]
+
+    asyncio.run(scenario())
