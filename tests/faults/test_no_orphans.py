@@ -8,6 +8,7 @@ itself keeps its background children: those are no orphans.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -50,8 +51,11 @@ def alive(mark: str) -> dict[int, str]:
 
 def guards(cluster: Cluster) -> int:
     """How many of the cluster's connections have a guard that has said so."""
-    found = [pid for pid, line in cluster.jobs().items() if "clstr-guards" in line]
-    return sum(os.readlink(f"/proc/{pid}/fd/1") == "/dev/null" for pid in found if pid in parents())
+    ready = 0
+    for pid, line in cluster.jobs().items():
+        with contextlib.suppress(OSError):  # it has ended
+            ready += "clstr-guards" in line and os.readlink(f"/proc/{pid}/fd/1") == "/dev/null"
+    return ready
 
 
 def watchers(mark: str) -> int:

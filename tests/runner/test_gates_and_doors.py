@@ -151,25 +151,35 @@ def test_thousands_that_are_done_are_asked_for_many_at_a_time_and_the_others_run
     play(scenario)
 
 
+class Turns:
+    """Counts the turns of the loop while a run goes on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def go_by(self, run: Play) -> None:
+        run.begin()
+        assert run._run is not None
+        while not run._run.done():
+            self.count += 1
+            await asyncio.sleep(0)
+        await run.finish()
+
+
 def test_others_have_their_turn_while_a_gate_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orders, "READ_AT_ONCE", 10)
 
     async def scenario() -> None:
-        turns = 0
+        turns = Turns()
 
         class Counts(Knows):
             def done(self, jobs: Sequence[Job]) -> Collection[int]:
-                seen.append(turns)
+                seen.append(turns.count)
                 return super().done(jobs)
 
         seen: list[int] = []
         run = Play({"n1": 1}, ["x"] * 200, gate=Counts(done=range(1, 201)))
-        run.begin()
-        assert run._run is not None
-        while not run._run.done():
-            turns += 1
-            await asyncio.sleep(0)
-        await run.finish()
+        await turns.go_by(run)
         assert len(seen) == 20
         assert len(set(seen)) == len(seen)
 
@@ -178,21 +188,16 @@ def test_others_have_their_turn_while_a_gate_is_asked(monkeypatch: pytest.Monkey
 
 def test_others_have_their_turn_while_a_door_bars_one_job_after_another() -> None:
     async def scenario() -> None:
-        turns = 0
+        turns = Turns()
 
         class Bars(Knows):
             def enter(self, attempt: Attempt) -> Found | Refused | None:
-                seen.append(turns)
+                seen.append(turns.count)
                 return Found()
 
         seen: list[int] = []
         run = Play({"n1": 1}, ["x"] * 20, door=Bars())
-        run.begin()
-        assert run._run is not None
-        while not run._run.done():
-            turns += 1
-            await asyncio.sleep(0)
-        await run.finish()
+        await turns.go_by(run)
         assert len(set(seen)) == len(seen) == 20
 
     play(scenario)
